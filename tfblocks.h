@@ -1,0 +1,4361 @@
+/* tfblocks.h 0.1.0 - transformer building blocks for any C program, in one file.
+ *
+ * Tensors, matmul, fused linear layers, norms, rope, chunked attention and KV caches, on
+ * the fastest instruction set the machine has, picked at run time. Nothing beyond libc is
+ * needed: no -lm, no -march, no build system. A result does not depend on batch, chunk,
+ * thread count, packing, prefill or decode, nor on the instruction set: same bits.
+ *
+ *   #define TFBLOCKS_IMPLEMENTATION            in exactly one file of a program
+ *   #include "tfblocks.h"
+ *   #include <stdio.h>
+ *   int main(void) {
+ *       float a[6] = {1, 2, 3, 4, 5, 6}, b[6] = {1, 0, 0, 1, 1, 1}, y[4];
+ *       tfb_tensor A = tfb_view2(a, TFB_F32, 2, 3), B = tfb_view2(b, TFB_F32, 3, 2);
+ *       tfb_tensor Y = tfb_view2(y, TFB_F32, 2, 2);
+ *       tfb_ctx ctx;
+ *       tfb_ctx_init(&ctx);
+ *       if (tfb_matmul(&ctx, &A, &B, &Y) != TFB_OK) puts(ctx.message);
+ *       printf("%g %g\n%g %g\n", y[0], y[1], y[2], y[3]);
+ *       tfb_ctx_free(&ctx);
+ *   }
+ *
+ * Contents: search for "[n]" to jump; what begins with API is the public part.
+ *   [1] API: BASICS              status, tensor, context, small helpers
+ *   [2] API: MATMUL AND LINEAR   matmul, packed weights, linear, norms, softmax, rope
+ *   [3] API: ATTENTION AND CACHES
+ *   [4] PLATFORM                 compiler differences as 0/1 macros; fma and sqrt
+ *   [5] BASICS                   messages, scratch, threads, checks, views
+ *   [6] ISA LIST                 kernel table, which instruction sets there are
+ *   [7] ISA PASSES               this file includes itself once per instruction set
+ *   [8] VECTOR OPS               some thirty operations, the same names for each
+ *   [9] ELEMENTARY FUNCTIONS     exp, log, tanh, erf, sin, .. in those operations
+ *   [10] KERNELS                 one source, compiled once per instruction set
+ *   [11] DISPATCH                choose once; say what was skipped and why
+ *   [12] TENSOR OPS              copy, add, mul, map, embed, argmax
+ *   [13] MATMUL AND LINEAR       one engine for both, packing
+ *   [14] NORMS, SOFTMAX AND ROPE
+ *   [15] ATTENTION
+ *   [16] KV CACHES
+ *   [17] TAIL                    pitfalls, changes, licence
+ * A function with _ref in its name is the plain-loop definition of what stands beside it.
+ *
+ * Switches, defined before the include:
+ *   TFBLOCKS_IMPLEMENTATION  this file becomes the implementation
+ *   TFB_STATIC               every function is static: a private copy in each file
+ *   TFB_SELF                 the header's name in quotes, if you renamed it
+ *   TFB_SCALAR               no vector code at all
+ *   TFB_SOFT_FMA             fma in double arithmetic even where there is an instruction
+ *   TFB_PTHREADS             tfb_ctx_threads and its pool; needs pthreads
+ *   TFB_NO_MESSAGES          ctx.message stays empty; saves flash
+ *   TFB_NO_STDLIB            no malloc family: set ctx.alloc or use a static context
+ *
+ * Contracts.
+ *   Bits     Sums over k are chains of fma from +0 over 256 terms, block added to block.
+ *            Row sums have 16 lanes, element i in lane i mod 16, folded 16 8 4 2 1.
+ *            Attention runs over tiles of 64 keys and splits of 1024, counted from the
+ *            first key of the sequence. Elementary functions are our own. fma, division
+ *            and square root are the IEEE ones; the rounding mode is never touched.
+ *            Outside: builds with -ffast-math or x87 arithmetic; tfb_build_info tells.
+ *   Threads  One context per thread. Tensors, packs and caches that are only read may be
+ *            shared. The library starts no thread unless tfb_ctx_threads is called.
+ *   Alias    Outputs overlap no input unless a function says so; inputs may overlap.
+ *   NaN      Which elements are NaN is defined, which NaN is not. Masked places never
+ *            reach a result.
+ *   Errors   A status and ctx.message; nothing was written. Nothing prints or aborts.
+ *
+ * How to add
+ *   an instruction set: a row in TFB__ISA_LIST [6], a pass [7], a block of vector ops [8]
+ *   a kernel: a slot in tfb__kernels [6], its one source and table entry [10], a loop for
+ *            it in tests/isa
+ *   an elementary function: a row in TFB_FN_LIST [1], its source in [9] */
+
+/* ===== [1] API: BASICS ============================================================== */
+#ifndef TFB__PASS /* an instruction-set pass reads sections 9 and 10 only */
+#ifndef TFBLOCKS_H
+#define TFBLOCKS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define TFB_VERSION       "0.1.0"
+#define TFB_MAX_DIMS      6
+#define TFB_MESSAGE_BYTES 192
+
+#if defined(TFB_STATIC) && defined(__GNUC__)
+#define TFB_API static __attribute__((unused))
+#elif defined(TFB_STATIC)
+#define TFB_API static
+#else
+#define TFB_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef ptrdiff_t tfb_idx; /* every size, index and stride */
+
+/* Every call that can fail returns one of these; 0 is success, errors are negative. */
+#define TFB_STATUS_LIST(X)                                                               \
+    X(TFB_OK, 0, "ok")                                                                   \
+    X(TFB_ERR_ARG, -1, "an argument is missing or not a legal value")                    \
+    X(TFB_ERR_SHAPE, -2, "shapes or strides do not fit together")                        \
+    X(TFB_ERR_DTYPE, -3, "a tensor has a dtype this call does not take")                 \
+    X(TFB_ERR_RANGE, -4, "an index or a size is out of range")                           \
+    X(TFB_ERR_MEMORY, -5, "the allocator returned NULL")                                 \
+    X(TFB_ERR_SCRATCH, -6, "the static scratch buffer is too small")                     \
+    X(TFB_ERR_FULL, -7, "the static cache is full")                                      \
+    X(TFB_ERR_ALIAS, -8, "an output overlaps a tensor it must not overlap")              \
+    X(TFB_ERR_UNSUPPORTED, -9, "not available on this machine or in this build")         \
+    X(TFB_ERR_FORMAT, -10, "the bytes are not what they claim to be")                    \
+    X(TFB_ERR_CALLBACK, -11, "a callback returned an error")
+
+#define TFB__STATUS_ENUM(name, value, text) name = value,
+typedef enum tfb_status { TFB_STATUS_LIST(TFB__STATUS_ENUM) } tfb_status;
+
+/* TFB_PACKED_F32 marks a weight made by tfb_pack: its data is the pack, its strides 0. */
+#define TFB_DTYPE_LIST(X)                                                                \
+    X(TFB_F32, 4, "F32")                                                                 \
+    X(TFB_F16, 2, "F16")                                                                 \
+    X(TFB_BF16, 2, "BF16")                                                               \
+    X(TFB_I32, 4, "I32")                                                                 \
+    X(TFB_U8, 1, "U8")                                                                   \
+    X(TFB_PACKED_F32, 1, "PACKED_F32")
+
+#define TFB__DTYPE_ENUM(name, bytes, text) name,
+typedef enum tfb_dtype { TFB_DTYPE_LIST(TFB__DTYPE_ENUM) TFB__DTYPES } tfb_dtype;
+
+/* A tensor is a view and never owns. Strides are in elements; 0 broadcasts an input. */
+typedef struct tfb_tensor {
+    void *data;
+    tfb_idx shape[TFB_MAX_DIMS], stride[TFB_MAX_DIMS];
+    int ndim;
+    tfb_dtype dtype;
+} tfb_tensor;
+
+/* realloc's meaning: ptr NULL allocates, bytes 0 frees and returns NULL. */
+typedef void *(*tfb_alloc_fn)(void *user, void *ptr, size_t bytes);
+/* One piece of work; worker is 0 .. ctx.workers - 1, no two at the same time alike. */
+typedef void (*tfb_body_fn)(void *arg, tfb_idx i, int worker);
+/* Runs body(arg, i, worker) for i = 0 .. n - 1 in any order; returns after the last. */
+typedef void (*tfb_parallel_fn)(void *user, tfb_idx n, tfb_body_fn body, void *arg);
+
+/* A context goes first into every call that works. One per thread; tensors, packed
+ * weights and caches that are only read may be shared. Never copy an initialised one. */
+typedef struct tfb_ctx {
+    tfb_alloc_fn alloc;              /* scratch, tfb_tensor_new, dynamic caches */
+    void *alloc_user;                /* handed to alloc */
+    tfb_parallel_fn parallel_for;    /* NULL runs serially */
+    void *parallel_user;             /* handed to parallel_for */
+    int workers;                     /* how many parallel_for uses; 0 means 1 */
+    int measuring;                   /* set by tfb_ctx_init_measure: compute nothing */
+    size_t scratch_last;             /* bytes of scratch the last call needed */
+    size_t scratch_peak;             /* the largest of all calls so far */
+    char message[TFB_MESSAGE_BYTES]; /* why the last call failed, else "" */
+    const struct tfb__kernels *isa;  /* private from here on */
+    struct tfb__block *block;
+    struct tfb__pool *pool;
+    char *mem;
+    size_t mem_bytes, used;
+    int depth, failed;
+    uint32_t cpu;
+} tfb_ctx;
+
+/* tfb_status_text: a sentence for a status; "unknown status" for anything else. */
+TFB_API const char *tfb_status_text(tfb_status status);
+
+/* tfb_ctx_init: a context for hosted programs: scratch grows through realloc and is kept.
+ *   errors   ARG if ctx is NULL; UNSUPPORTED under TFB_NO_STDLIB (set alloc yourself)
+ * tfb_ctx_init_static: all scratch comes from mem; nothing is ever allocated.
+ *   mem      any address aligned to 8 (64 is fastest), mem_bytes may be 0
+ *   errors   ARG; later calls return SCRATCH and name the bytes needed
+ * tfb_ctx_init_measure: every call checks its arguments and records the scratch it would
+ *   need in scratch_last and scratch_peak; no data is read or written, data may be NULL.
+ *   Set workers (and force the table) as in the context you measure for.
+ * tfb_ctx_free: returns all memory and threads; the context can be initialised again. */
+TFB_API tfb_status tfb_ctx_init(tfb_ctx *ctx);
+TFB_API tfb_status tfb_ctx_init_static(tfb_ctx *ctx, void *mem, size_t mem_bytes);
+TFB_API tfb_status tfb_ctx_init_measure(tfb_ctx *ctx);
+TFB_API void tfb_ctx_free(tfb_ctx *ctx);
+
+/* tfb_ctx_threads: gives the context a pool of n workers, the caller among them.
+ *   n        1 to 256; 1 ends the pool; every result is the same for every n
+ *   spin     how many rounds an idle worker polls before it sleeps, 0 for none
+ *   errors   ARG, MEMORY, UNSUPPORTED without TFB_PTHREADS; then the old pool stays */
+TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin);
+
+/* tfb_isa_name: the instruction-set table in use: "avx2", "scalar", ...
+ * tfb_isa_list: the i-th table this library knows, best first; NULL past the last.
+ *   *why is "in use", "available", or the reason it was skipped; why may be NULL
+ * tfb_isa_force: use the table of that name.
+ *   errors   ARG for an unknown name, UNSUPPORTED if the CPU or the build lacks it
+ * tfb_build_info: OK if results of this build obey the numeric contract; UNSUPPORTED if
+ *   compiler flags (-ffast-math, x87 arithmetic) broke it. ctx.message says which. */
+TFB_API const char *tfb_isa_name(const tfb_ctx *ctx);
+TFB_API const char *tfb_isa_list(const tfb_ctx *ctx, int i, const char **why);
+TFB_API tfb_status tfb_isa_force(tfb_ctx *ctx, const char *name);
+TFB_API tfb_status tfb_build_info(tfb_ctx *ctx);
+
+/* tfb_view1 .. tfb_view4: a dense row-major view of the caller's data, by value. */
+TFB_API tfb_tensor tfb_view1(const void *data, tfb_dtype dtype, tfb_idx n0);
+TFB_API tfb_tensor tfb_view2(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1);
+TFB_API tfb_tensor tfb_view3(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1,
+                             tfb_idx n2);
+TFB_API tfb_tensor tfb_view4(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1,
+                             tfb_idx n2, tfb_idx n3);
+/* tfb_numel: the number of elements; 1 for ndim 0.  tfb_dtype_size: bytes of one. */
+TFB_API tfb_idx tfb_numel(const tfb_tensor *t);
+TFB_API size_t tfb_dtype_size(tfb_dtype dtype);
+
+/* Views of views; no data moves. A negative dim counts from the end; out may be t.
+ * tfb_slice: elements start .. start + length - 1 along dim.
+ * tfb_permute: dimension i of out is dimension order[i] of t.
+ * tfb_reshape: the same elements in row-major order under a new shape; one extent may be
+ *   -1 and is inferred. SHAPE if the strides of t would need a copy.
+ *   errors   ARG, SHAPE, RANGE; out untouched on error */
+TFB_API tfb_status tfb_slice(tfb_ctx *ctx, const tfb_tensor *t, int dim, tfb_idx start,
+                             tfb_idx length, tfb_tensor *out);
+TFB_API tfb_status tfb_permute(tfb_ctx *ctx, const tfb_tensor *t, const int *order,
+                               tfb_tensor *out);
+TFB_API tfb_status tfb_reshape(tfb_ctx *ctx, const tfb_tensor *t, int ndim,
+                               const tfb_idx *shape, tfb_tensor *out);
+
+/* tfb_tensor_new: a dense tensor of zeros in memory from ctx.alloc, for hosted programs.
+ * tfb_tensor_free: gives that memory back and clears t; takes a zeroed tensor too.
+ *   errors   ARG, DTYPE, RANGE, MEMORY; t untouched on error */
+TFB_API tfb_status tfb_tensor_new(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
+                                  const tfb_idx *shape);
+TFB_API void tfb_tensor_free(tfb_ctx *ctx, tfb_tensor *t);
+
+/* The four below broadcast inputs to y's shape: extents of 1 and missing leading
+ * dimensions repeat. y may be an input (same data, shape and strides); otherwise no
+ * overlap. No scratch.
+ * tfb_copy: y = x, converting between F32, F16, BF16 (round to nearest even; overflow
+ *   becomes inf), from I32 or U8 to any of these, or between equal dtypes bit for bit.
+ * tfb_add: y = a + b.  tfb_mul: y = a * b.  All F32.
+ * tfb_map: y = fn(x) element by element. F32. NaN stays NaN.
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS; y untouched on error */
+TFB_API tfb_status tfb_copy(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y);
+TFB_API tfb_status tfb_add(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
+                           tfb_tensor *y);
+TFB_API tfb_status tfb_mul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
+                           tfb_tensor *y);
+
+/* The functions tfb_map knows, the same bits on every target, at most 2 ulp wrong where
+ * the result is normal (the GELUs: 6.3e-7 absolutely; [9] has the figures). Those up to
+ * TANH also serve as activations of tfb_linear. GELU_ERF is torch's default; the GELUs
+ * differ by up to 4.73e-4. RELU: x < 0 ? +0 : x. */
+#define TFB_FN_LIST(X)                                                                   \
+    X(IDENTITY, identity)                                                                \
+    X(RELU, relu)                                                                        \
+    X(RELU2, relu_squared)                                                               \
+    X(GELU_TANH, gelu_tanh)                                                              \
+    X(GELU_ERF, gelu_erf)                                                                \
+    X(SILU, silu)                                                                        \
+    X(SIGMOID, sigmoid)                                                                  \
+    X(TANH, tanh)                                                                        \
+    X(EXP, exp)                                                                          \
+    X(EXP2, exp2)                                                                        \
+    X(LOG, log)                                                                          \
+    X(ERF, erf)                                                                          \
+    X(SOFTPLUS, softplus)                                                                \
+    X(SIN, sin)                                                                          \
+    X(COS, cos)
+
+#define TFB__FN_ENUM(NAME, name) TFB_FN_##NAME,
+typedef enum tfb_fn { TFB_FN_LIST(TFB__FN_ENUM) TFB__FNS } tfb_fn;
+
+TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_tensor *y);
+
+/* tfb_embed: y[..., :] = table[ids[...], :]
+ *   table [V, C] F32, F16 or BF16   ids [...] I32   y [..., C] F32
+ *   errors   ARG, SHAPE, DTYPE, ALIAS; RANGE names the first id outside 0 .. V - 1
+ * tfb_argmax: y[...] = index of the largest of x[..., :], the first among equals; a NaN
+ *   counts as larger than any number.   x [..., N] F32, N >= 1   y [...] I32
+ *   errors   ARG, SHAPE, DTYPE, ALIAS, RANGE; y untouched on error */
+TFB_API tfb_status tfb_embed(tfb_ctx *ctx, const tfb_tensor *table, const tfb_tensor *ids,
+                             tfb_tensor *y);
+TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y);
+
+/* ===== [2] API: MATMUL AND LINEAR =================================================== */
+
+/* tfb_matmul: y = a b, over any leading batch dimensions.
+ *   a [..., M, K]  b [..., K, N]  y [..., M, N]   F32, any strides: transposes are views
+ *   made by tfb_permute; batch extents of 1, or missing ones, repeat
+ *   alias    y overlaps neither a nor b
+ *   scratch  per worker about 260 (K + 112) bytes, 16 K more where a's columns are
+ *            strided (ask a measuring context)
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
+ *   cost     2 M N K flops
+ *   source   Goto & van de Geijn 2008; reference: tfb__gemm_ref */
+TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
+                              tfb_tensor *y);
+
+/* Gated linear units: the 2 N' rows of W hold gate and up, as two halves or in turn. */
+typedef enum tfb_gate { TFB_GATE_NONE, TFB_GATE_HALVES, TFB_GATE_INTERLEAVED } tfb_gate;
+
+typedef struct tfb_linear_opts {
+    const tfb_tensor *bias;     /* [N], or NULL for none (the same bits as zeros) */
+    const tfb_tensor *residual; /* y's shape, or NULL; added last */
+    float alpha;                /* used if alpha_set, else 1 */
+    int alpha_set;
+    tfb_fn act;    /* TFB_FN_IDENTITY .. TFB_FN_TANH */
+    tfb_gate gate; /* y = act(gate) * up: swiglu is SILU, geglu is GELU_... */
+} tfb_linear_opts;
+
+/* tfb_linear: y = act(alpha x W^T + bias) + residual; nothing in between is stored.
+ *   x [..., K]  W [N, K] plain or packed  y [..., N], or [..., N / 2] when gated
+ *   dtypes   all F32
+ *   alias    y may be the residual; otherwise it overlaps nothing
+ *   scratch  per worker about 24 KiB (twice that when gated), and 260 K bytes if W is
+ *            plain
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
+ *   cost     2 M N K flops
+ *   source   Goto & van de Geijn 2008; reference: tfb__gemm_ref */
+TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
+                              const tfb_linear_opts *opts, tfb_tensor *y);
+
+/* Packed weights: one layout on every target (panels [ceil(N/16)][K][16], zero-padded,
+ * little-endian, behind a 64-byte header), so a pack may be a file or a const array.
+ * tfb_pack_bytes: the exact size for W [N, K]; 0 if N or K is negative or it overflows.
+ * tfb_pack: writes the pack of W [N, K] F32 (any strides) into mem and makes *packed a
+ *   view of it, which must not outlive mem.
+ * tfb_pack_open: makes *packed a view of bytes written earlier by tfb_pack.
+ *   mem      aligned to 4 (64 is fastest)
+ *   errors   ARG, SHAPE, DTYPE, RANGE (mem_bytes too small), ALIAS;
+ *            FORMAT from tfb_pack_open if the header or the size is not right */
+TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k);
+TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
+                            size_t mem_bytes, tfb_tensor *packed);
+TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes,
+                                 tfb_tensor *packed);
+
+typedef struct tfb_norm_opts {
+    const tfb_tensor *weight;   /* [C], or NULL for ones */
+    const tfb_tensor *bias;     /* [C], or NULL for zeros */
+    const tfb_tensor *residual; /* x's shape: x + residual is what is normalised */
+    tfb_tensor *sum;            /* x's shape: receives x + residual; may be x */
+    float eps;                  /* 0 means 1e-5 unless eps_set */
+    int eps_set;
+} tfb_norm_opts;
+
+/* tfb_rmsnorm: y = s / sqrt(mean(s^2) + eps) * weight + bias, with s = x + residual.
+ * tfb_layernorm: the same of s - mean(s).
+ *   x, y [..., C] F32, C >= 1
+ *   alias    y may be x or the residual, sum may be x or the residual, y is not sum
+ *   scratch  8 C bytes per worker, and 8 C more
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
+ *   source   Zhang & Sennrich 2019, Ba et al. 2016; reference: tfb__norm_ref */
+TFB_API tfb_status tfb_rmsnorm(tfb_ctx *ctx, const tfb_tensor *x,
+                               const tfb_norm_opts *opts, tfb_tensor *y);
+TFB_API tfb_status tfb_layernorm(tfb_ctx *ctx, const tfb_tensor *x,
+                                 const tfb_norm_opts *opts, tfb_tensor *y);
+
+/* tfb_softmax: y[..., j] = exp(x[..., j] - max) / sum over the last dimension.
+ *   x, y [..., C] F32   lse [...] F32 or NULL: log of the sum of exp(x), natural
+ *   A row of -inf only, or of length 0, gives zeros and lse -inf; a NaN or +inf in a row
+ *   makes the row NaN.
+ *   alias    y may be x     scratch  8 C bytes per worker
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
+ *   source   Milakov & Gimelshein 2018; reference: tfb__softmax_ref */
+TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
+                               tfb_tensor *lse);
+
+typedef struct tfb_rope_opts {
+    const tfb_tensor *positions; /* I32 [T] or [B, T]; NULL: start, start + 1, .. */
+    tfb_idx start;               /* the first position when positions is NULL */
+    double base;                 /* 0 means 10000 */
+    int dims;                    /* how many of D are rotated, even; 0 means all */
+    int interleaved;             /* pairs (2i, 2i + 1) instead of (i, i + dims / 2) */
+    int inverse;                 /* rotate back */
+    int compat;                  /* plain float32 angles, as PyTorch and llama2.c use */
+} tfb_rope_opts;
+
+/* tfb_rope: rotates pair i of every row by position * base^(-2i / dims) radians.
+ *   x, y [B, H, T, D] F32, any strides (permute a [B, T, H, D] tensor); dims beyond
+ *   opts.dims are copied
+ *   positions below 2^24 in magnitude; angles are right to 1e-6 turns below 2^20, where
+ *   plain float32 (compat) is off by up to 0.01 radian
+ *   alias    y may be x     scratch  16 D bytes and 8 D per worker
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
+ *   source   Su et al. 2021; ONNX RotaryEmbedding-23; reference: tfb__rope_ref */
+TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
+                            tfb_tensor *y);
+
+/* ===== [3] API: ATTENTION AND CACHES ================================================ */
+
+typedef enum tfb_causal {
+    TFB_CAUSAL_NONE,         /* every query sees every key */
+    TFB_CAUSAL_BOTTOM_RIGHT, /* key j is visible to query i iff j <= i + S - T */
+    TFB_CAUSAL_OFFSET        /* iff j <= i + offset; offset 0 is top left */
+} tfb_causal;
+
+typedef struct tfb_attention_opts {
+    tfb_tensor *lse;    /* [B, H, T] F32: log of the sum of exp(scores), or NULL */
+    tfb_causal causal;  /* also says where queries stand for a window */
+    tfb_idx offset;     /* for TFB_CAUSAL_OFFSET */
+    tfb_idx window;     /* causal only: the last `window` keys, self included; 0 = all */
+    tfb_idx key_pos0;   /* the place of key 0 in its sequence, when key is a slice */
+    tfb_idx chunk_size; /* query tokens at a time; 0: the library chooses; same bits */
+    float scale;        /* used if scale_set, else 1 / sqrt(D) */
+    int scale_set;
+} tfb_attention_opts;
+
+/* tfb_attention: y = softmax(scale q k^T, over visible keys) v, head by head.
+ *   q [B, H, T, D]  k [B, G, S, D]  v [B, G, S, Dv]  y [B, H, T, Dv]   all F32, any
+ *   strides, so slices of a packed QKV projection serve in place; H a multiple of G:
+ *   query head h reads kv head h / (H / G)
+ *   A row that sees no key gives 0 and lse -inf. What stands at masked places is never
+ *   read into a result. Visible scores of +inf or NaN make the row NaN.
+ *   alias    y and lse overlap nothing
+ *   scratch  per worker <= TFB_ATTENTION_SCRATCH(D, Dv, 1), whatever B, T and S
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
+ *   cost     2 B H T S (D + Dv) flops; key tiles that no row sees are skipped
+ *   source   Dao 2023; Milakov & Gimelshein 2018; reference: tfb__attention_ref */
+TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_tensor *k,
+                                 const tfb_tensor *v, const tfb_attention_opts *opts,
+                                 tfb_tensor *y);
+
+/* A bound of attention's scratch in bytes, for static arrays. */
+#define TFB_ATTENTION_SCRATCH(D, Dv, workers)                                            \
+    ((size_t)(workers) *                                                                 \
+     (22528u + 512u * ((size_t)(D) + 15u) + 768u * ((size_t)(Dv) + 15u)))
+
+/* A cache of key [B, G, D] and value [B, G, Dv] rows per layer, one length per layer. */
+typedef struct tfb_kv_shape {
+    int layers;
+    tfb_idx batch, kv_heads, head_dim;
+    tfb_idx v_dim;      /* 0 means head_dim */
+    tfb_idx max_tokens; /* static caches only */
+} tfb_kv_shape;
+
+typedef struct tfb_kv_layer {
+    float *key, *value; /* [B][G][capacity][D] and [B][G][capacity][Dv] */
+    tfb_idx batch, kv_heads, head_dim, v_dim, length, capacity;
+} tfb_kv_layer;
+
+typedef struct tfb_kv {
+    tfb_kv_layer *layer;
+    int layers, is_static;
+    tfb_alloc_fn alloc;
+    void *alloc_user;
+} tfb_kv;
+
+/* tfb_kv_bytes: exactly what tfb_kv_init_static needs; 0 if the shape is not legal.
+ *   TFB_KV_BYTES is the same as a constant expression for static arrays.
+ * tfb_kv_init_static: a cache of max_tokens rows in the caller's memory; never allocates.
+ *   mem      aligned to 8 (64 is fastest), must outlive the cache
+ * tfb_kv_init: a cache without a maximum; the first append to a layer fixes its shapes,
+ *   memory comes from the context's alloc and grows geometrically.
+ * tfb_kv_free: gives memory back (nothing to do for a static one) and clears kv.
+ * tfb_kv_reset: every length 0; shapes and memory stay.
+ *   errors   ARG, RANGE, MEMORY; kv untouched on error */
+#define TFB_KV_BYTES(layers, batch, kv_heads, head_dim, v_dim, max_tokens)               \
+    ((size_t)(layers) * sizeof(tfb_kv_layer) +                                           \
+     4u * (size_t)(layers) * (size_t)(batch) * (size_t)(kv_heads) *                      \
+         (size_t)(max_tokens) * ((size_t)(head_dim) + (size_t)(v_dim)))
+TFB_API size_t tfb_kv_bytes(const tfb_kv_shape *shape);
+TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_shape *shape,
+                                      void *mem, size_t mem_bytes);
+TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, int layers);
+TFB_API void tfb_kv_free(tfb_kv *kv);
+TFB_API void tfb_kv_reset(tfb_kv *kv);
+
+/* tfb_kv_append: copies T rows behind those a layer holds.
+ *   key [B, G, T, D]  value [B, G, T, Dv]   F32, any strides; T = 0 changes nothing
+ *   errors   ARG, SHAPE, DTYPE, RANGE, FULL, MEMORY, ALIAS; the cache is as it was
+ *   cost     amortised O(T); a dynamic cache at least doubles when it grows
+ * tfb_kv_get: views [B, G, length, D] and [B, G, length, Dv] of the cache itself, which
+ *   attention reads in place. A layer never appended to gives tensors with data NULL,
+ *   ndim 0. They hold until the next append (static: until the memory goes).
+ * tfb_kv_length: rows a layer holds; 0 for any layer that does not exist.
+ * tfb_kv_capacity: rows it can hold without allocating. */
+TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
+                                 const tfb_tensor *key, const tfb_tensor *value);
+TFB_API tfb_status tfb_kv_get(tfb_ctx *ctx, const tfb_kv *kv, int layer, tfb_tensor *key,
+                              tfb_tensor *value);
+TFB_API tfb_idx tfb_kv_length(const tfb_kv *kv, int layer);
+TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* TFBLOCKS_H */
+
+#if defined(TFBLOCKS_IMPLEMENTATION) && !defined(TFB__IMPLEMENTED)
+#define TFB__IMPLEMENTED
+
+/* ===== [4] PLATFORM ================================================================= */
+/* Compiler differences as 0/1 macros. tcc and pcc claim more than they can do, so what
+ * needs target regions and intrinsics is gated on the compilers that really have them. */
+
+#if (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 9)) &&                      \
+    !defined(__TINYC__) && !defined(__PCC__)
+#define TFB__GNU 1
+#else
+#define TFB__GNU 0
+#endif
+
+#if TFB__GNU && !defined(TFB_SCALAR) && (defined(__x86_64__) || defined(__i386__))
+#define TFB__X86 1
+#else
+#define TFB__X86 0
+#endif
+
+#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__)
+#define TFB__BIG_ENDIAN (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)
+#else
+#define TFB__BIG_ENDIAN 0
+#endif
+
+#if TFB__GNU
+#define TFB__UNUSED           __attribute__((unused))
+#define TFB__INLINE           static inline __attribute__((always_inline, unused))
+#define TFB__NOINLINE         __attribute__((noinline, unused))
+#define TFB__ATOMIC_GET(p)    __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define TFB__ATOMIC_SET(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+#else
+#define TFB__UNUSED
+#define TFB__INLINE static
+#define TFB__NOINLINE
+#define TFB__ATOMIC_GET(p)    (*(p))
+#define TFB__ATOMIC_SET(p, v) (*(p) = (v))
+#endif
+
+#if TFB__GNU && !defined(__clang__)
+#define TFB__UNROLL4 _Pragma("GCC unroll 4")
+#elif TFB__GNU
+#define TFB__UNROLL4 _Pragma("unroll 4")
+#else
+#define TFB__UNROLL4
+#endif
+
+/* clang-format off */
+#ifdef __cplusplus
+#define TFB_INIT {}
+#else
+#define TFB_INIT {0}
+#endif
+/* clang-format on */
+
+/* Re-inclusion is by name: __FILE__ fails with relative include paths. */
+#ifndef TFB_SELF
+#define TFB_SELF "tfblocks.h"
+#endif
+
+#include <float.h>
+#include <string.h>
+#ifndef TFB_NO_STDLIB
+#include <stdlib.h>
+#endif
+#ifdef TFB_PTHREADS
+#include <pthread.h>
+#endif
+#if TFB__X86
+#include <immintrin.h> /* outside every target region and outside extern "C" */
+#include <cpuid.h>
+#endif
+
+/* No contraction anywhere: a fused operation is one that the source names. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif TFB__GNU
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#elif defined(_MSC_VER)
+#pragma fp_contract(off)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifdef FLT_EVAL_METHOD
+#define TFB__EVAL_METHOD FLT_EVAL_METHOD
+#else
+#define TFB__EVAL_METHOD 0
+#endif
+#define TFB__CAT2(a, b) a##b
+#define TFB__CAT(a, b)  TFB__CAT2(a, b)
+#define TFB__FLT_INF    tfb__float_of(0x7F800000u)
+#define TFB__MIN(a, b)  ((a) < (b) ? (a) : (b))
+#define TFB__MAX(a, b)  ((a) > (b) ? (a) : (b))
+
+TFB__INLINE uint32_t tfb__bits_of(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return u;
+}
+
+TFB__INLINE float tfb__float_of(uint32_t u) {
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+
+/* fma(a, b, c) from double arithmetic: the product is exact, the sum is rounded to odd
+ * (TwoSum gives its error), so the last rounding to float sees what it must.
+ * Source: Boldo & Melquiond 2008. */
+TFB__INLINE float tfb__fma_soft(float a, float b, float c) {
+    double p = (double)a * (double)b, s = p + (double)c;
+    double t = s - p, e = (p - (s - t)) + ((double)c - t);
+    uint64_t u;
+    memcpy(&u, &s, 8);
+    if ((u >> 52 & 0x7FF) == 0x7FF) return (float)s;
+    if (!(e < 0 || e > 0) || (u & 1)) return (float)s;
+    u = (e > 0) == (s > 0) ? u + 1 : u - 1;
+    memcpy(&s, &u, 8);
+    return (float)s;
+}
+
+/* Correctly rounded square root, digit by digit, for compilers without an instruction. */
+TFB__INLINE float tfb__sqrt_soft(float x) {
+    uint32_t u = tfb__bits_of(x), root = 0, bit;
+    uint64_t rest, square = 0;
+    int e = (int)(u >> 23) - 127;
+    if (!(x > 0) || u >= 0x7F800000u)
+        return x < 0 ? x * TFB__FLT_INF - x * TFB__FLT_INF : x;
+    u &= 0x7FFFFF;
+    if (e > -127) u |= 0x800000;
+    else
+        for (e = -126; u < 0x800000; e--) u <<= 1;
+    rest = (uint64_t)u << (e & 1 ? 26 : 25); /* a root of 25 bits, the last to round */
+    for (bit = 1u << 24; bit; bit >>= 1) {
+        uint64_t next = square + ((uint64_t)root << 1) * bit + (uint64_t)bit * bit;
+        if (next <= rest) {
+            square = next;
+            root += bit;
+        }
+    }
+    root = (root + 1) >> 1; /* no ties: a 25-bit root squared is never exact here */
+    return tfb__float_of(root + ((uint32_t)((e & 1 ? e - 1 : e) / 2 + 126) << 23));
+}
+
+/* TFB__FMA in base code: an instruction where the whole build has one. */
+#if TFB__GNU && defined(__FP_FAST_FMAF) && !defined(TFB_SOFT_FMA)
+#define TFB__FMA(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#define TFB__FMA(a, b, c) tfb__fma_soft(a, b, c)
+#endif
+#if TFB__X86 && defined(__SSE2__)
+#define TFB__SQRT(x) _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)))
+#else
+#define TFB__SQRT(x) tfb__sqrt_soft(x)
+#endif
+
+/* ===== [5] BASICS =================================================================== */
+/* Status text, messages, checks, scratch, tensors. */
+
+TFB_API const char *tfb_status_text(tfb_status status) {
+    switch (status) {
+#define TFB__STATUS_CASE(name, value, text)                                              \
+    case name: return text;
+        TFB_STATUS_LIST(TFB__STATUS_CASE)
+    }
+    return "unknown status";
+}
+
+#define TFB__TRY(call)                                                                   \
+    do {                                                                                 \
+        tfb_status tfb__st = (call);                                                     \
+        if (tfb__st != TFB_OK) return tfb__st;                                           \
+    } while (0)
+#define TFB__REQUIRE(cond, ctx, code, ...)                                               \
+    do {                                                                                 \
+        if (!(cond)) return tfb__fail(ctx, code, __VA_ARGS__);                           \
+    } while (0)
+/* Every public call starts with this: without a context there is nowhere to report to. */
+#define TFB__ENTER(ctx)                                                                  \
+    do {                                                                                 \
+        if (!(ctx)) return TFB_ERR_ARG;                                                  \
+        (ctx)->message[0] = 0;                                                           \
+    } while (0)
+
+#ifdef TFB_NO_MESSAGES
+#define tfb__fail(ctx, code, ...) ((void)(ctx), code)
+#else
+#include <stdarg.h>
+
+static void tfb__put(tfb_ctx *ctx, size_t *at, const char *text) {
+    while (*text && *at + 1 < TFB_MESSAGE_BYTES) ctx->message[(*at)++] = *text++;
+    ctx->message[*at] = 0;
+}
+
+/* Writes ctx->message and returns code. Knows %s and %d (a tfb_idx); printf would cost a
+ * firmware more flash than the rest of the library. */
+static tfb_status tfb__fail(tfb_ctx *ctx, tfb_status code, const char *format, ...) {
+    size_t at = 0;
+    va_list args;
+    va_start(args, format);
+    for (; *format; format++) {
+        char text[24], *p = text + sizeof text - 1;
+        if (format[0] != '%') {
+            text[0] = *format;
+            text[1] = 0;
+            tfb__put(ctx, &at, text);
+        } else if (*++format == 's') {
+            tfb__put(ctx, &at, va_arg(args, const char *));
+        } else {
+            tfb_idx value = va_arg(args, tfb_idx);
+            size_t rest = value < 0 ? 0 - (size_t)value : (size_t)value;
+            *p = 0;
+            do *--p = (char)('0' + rest % 10);
+            while (rest /= 10);
+            if (value < 0) *--p = '-';
+            tfb__put(ctx, &at, p);
+        }
+    }
+    va_end(args);
+    return code;
+}
+#endif
+
+/* --- Sizes: saturating, so that one test at the end finds any overflow. --- */
+TFB__INLINE size_t tfb__size_mul(size_t a, size_t b) {
+    return b && a > (size_t)-1 / b ? (size_t)-1 : a * b;
+}
+
+TFB__INLINE size_t tfb__size_add(size_t a, size_t b) {
+    return a > (size_t)-1 - b ? (size_t)-1 : a + b;
+}
+
+TFB__INLINE size_t tfb__round64(size_t bytes) {
+    return tfb__size_add(bytes, 63) == (size_t)-1 ? (size_t)-1 : (bytes + 63) / 64 * 64;
+}
+
+/* --- Contexts. --- */
+static const struct tfb__kernels *tfb__isa_best(uint32_t cpu);
+static uint32_t tfb__cpu_detect(void);
+
+static void tfb__ctx_clear(tfb_ctx *ctx) {
+    memset((void *)ctx, 0, sizeof *ctx);
+    ctx->cpu = tfb__cpu_detect();
+    ctx->isa = tfb__isa_best(ctx->cpu);
+}
+
+#ifndef TFB_NO_STDLIB
+static void *tfb__realloc(void *user, void *ptr, size_t bytes) {
+    (void)user;
+    if (bytes) return realloc(ptr, bytes);
+    free(ptr);
+    return NULL;
+}
+#endif
+
+TFB_API tfb_status tfb_ctx_init(tfb_ctx *ctx) {
+    if (!ctx) return TFB_ERR_ARG;
+    tfb__ctx_clear(ctx);
+#ifdef TFB_NO_STDLIB
+    return tfb__fail(ctx, TFB_ERR_UNSUPPORTED, "tfb_ctx_init: TFB_NO_STDLIB, set alloc");
+#else
+    ctx->alloc = tfb__realloc;
+    return TFB_OK;
+#endif
+}
+
+TFB_API tfb_status tfb_ctx_init_static(tfb_ctx *ctx, void *mem, size_t mem_bytes) {
+    if (!ctx) return TFB_ERR_ARG;
+    tfb__ctx_clear(ctx);
+    TFB__REQUIRE(mem || !mem_bytes, ctx, TFB_ERR_ARG, "tfb_ctx_init_static: mem is NULL");
+    TFB__REQUIRE((uintptr_t)mem % 8 == 0, ctx, TFB_ERR_ARG,
+                 "tfb_ctx_init_static: mem is not aligned to 8");
+    ctx->mem = (char *)mem;
+    ctx->mem_bytes = mem_bytes;
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_ctx_init_measure(tfb_ctx *ctx) {
+    if (!ctx) return TFB_ERR_ARG;
+    tfb__ctx_clear(ctx);
+    ctx->measuring = 1;
+    return TFB_OK;
+}
+
+/* --- Scratch: a stack. A growing context keeps a list of blocks, so that memory in use
+ * never moves, and merges them when the outermost call returns. --- */
+typedef struct tfb__block {
+    struct tfb__block *next;
+    size_t bytes, used;
+    char *data;
+} tfb__block;
+
+typedef struct tfb__mark {
+    tfb__block *block;
+    size_t block_used, used;
+} tfb__mark;
+
+static tfb__block *tfb__block_new(tfb_ctx *ctx, size_t bytes) {
+    size_t all = tfb__size_add(bytes, sizeof(tfb__block) + 64);
+    tfb__block *b;
+    if (!ctx->alloc || all == (size_t)-1) return NULL;
+    b = (tfb__block *)ctx->alloc(ctx->alloc_user, NULL, all);
+    if (!b) return NULL;
+    b->next = ctx->block;
+    b->bytes = bytes;
+    b->used = 0;
+    b->data = (char *)(b + 1);
+    b->data += (64 - (uintptr_t)b->data % 64) % 64;
+    return ctx->block = b;
+}
+
+static void tfb__block_pop(tfb_ctx *ctx) {
+    tfb__block *b = ctx->block;
+    ctx->block = b->next;
+    ctx->alloc(ctx->alloc_user, b, 0);
+}
+
+static tfb__mark tfb__scratch_begin(tfb_ctx *ctx) {
+    tfb__mark mark;
+    if (ctx->depth++ == 0) ctx->scratch_last = ctx->used;
+    mark.block = ctx->block;
+    mark.block_used = ctx->block ? ctx->block->used : 0;
+    mark.used = ctx->used;
+    ctx->failed = 0;
+    return mark;
+}
+
+/* Takes count * bytes of scratch. Failure is remembered, so that the whole call's need
+ * is known by the time tfb__scratch_ready reports it. Measuring returns NULL. */
+static void *tfb__take(tfb_ctx *ctx, tfb_idx count, size_t bytes) {
+    size_t need = tfb__round64(tfb__size_mul((size_t)count, bytes)), at = ctx->used;
+    tfb__block *b = ctx->block;
+    ctx->used = tfb__size_add(at, need);
+    if (ctx->used > ctx->scratch_last) ctx->scratch_last = ctx->used;
+    if (ctx->measuring || ctx->failed) return NULL;
+    if (ctx->used >= (size_t)-1 / 2) {
+        ctx->failed = 1;
+        return NULL;
+    }
+    if (!ctx->alloc) {
+        if (ctx->used <= ctx->mem_bytes) return ctx->mem + at;
+        ctx->failed = 1;
+        return NULL;
+    }
+    if (!b || b->bytes - b->used < need) b = tfb__block_new(ctx, need);
+    if (!b) {
+        ctx->failed = 1;
+        return NULL;
+    }
+    b->used += need;
+    return b->data + b->used - need;
+}
+
+/* After the last take of a call: TFB_OK, or why there is not enough memory. */
+static tfb_status tfb__scratch_ready(tfb_ctx *ctx, const char *fn) {
+    if (ctx->scratch_last > ctx->scratch_peak && ctx->scratch_last < (size_t)-1 / 2)
+        ctx->scratch_peak = ctx->scratch_last;
+    TFB__REQUIRE(ctx->scratch_last < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
+                 "%s: the scratch it needs overflows", fn);
+    if (!ctx->failed) return TFB_OK;
+    TFB__REQUIRE(!ctx->alloc, ctx, TFB_ERR_MEMORY,
+                 "%s: %d bytes of scratch are not to be had", fn,
+                 (tfb_idx)ctx->scratch_last);
+    return tfb__fail(ctx, TFB_ERR_SCRATCH, "%s: scratch is %d bytes, needs %d", fn,
+                     (tfb_idx)ctx->mem_bytes, (tfb_idx)ctx->scratch_last);
+}
+
+/* Gives back what was taken since mark. The outermost call keeps one block, large enough
+ * for the next call of the same shapes. */
+static tfb_status tfb__scratch_end(tfb_ctx *ctx, tfb__mark mark, tfb_status status) {
+    int outermost = --ctx->depth == 0;
+    ctx->used = mark.used;
+    ctx->failed = 0;
+    if (ctx->measuring || !ctx->alloc) return status;
+    if (!outermost || status != TFB_OK) {
+        while (ctx->block != mark.block) tfb__block_pop(ctx);
+        if (ctx->block) ctx->block->used = mark.block_used;
+        return status;
+    }
+    if (ctx->block && (ctx->block->next || ctx->block->bytes < ctx->scratch_last)) {
+        while (ctx->block) tfb__block_pop(ctx);
+        tfb__block_new(ctx, ctx->scratch_last);
+    }
+    if (ctx->block) ctx->block->used = 0;
+    return status;
+}
+
+TFB_API void tfb_ctx_free(tfb_ctx *ctx) {
+    if (!ctx) return;
+    tfb_ctx_threads(ctx, 1, 0);
+    while (ctx->block) tfb__block_pop(ctx);
+    memset((void *)ctx, 0, sizeof *ctx);
+}
+
+/* --- Threads: the pool hands out indices under a lock; pieces are large. --- */
+#ifdef TFB_PTHREADS
+#define TFB__POOL_MAX 256
+
+typedef struct tfb__pool {
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    tfb_body_fn body;
+    void *arg;
+    tfb_idx next, n;
+    int threads, joined, busy, stop, spin;
+    unsigned round; /* grows with every job; idle workers wait for it to change */
+    pthread_t thread[TFB__POOL_MAX];
+} tfb__pool;
+
+typedef struct tfb__pool_start {
+    tfb__pool *pool;
+    int worker;
+} tfb__pool_start;
+
+static void tfb__pool_work(tfb__pool *p, int worker) { /* called and left locked */
+    while (p->next < p->n) {
+        tfb_idx i = p->next++;
+        pthread_mutex_unlock(&p->lock);
+        p->body(p->arg, i, worker);
+        pthread_mutex_lock(&p->lock);
+    }
+}
+
+static void *tfb__pool_main(void *arg) {
+    tfb__pool *p = (tfb__pool *)arg;
+    unsigned seen = 0;
+    int worker;
+    pthread_mutex_lock(&p->lock);
+    worker = ++p->joined;
+    pthread_cond_signal(&p->done);
+    while (!p->stop) {
+        if (p->round == seen) {
+            int i = p->spin;
+            pthread_mutex_unlock(&p->lock);
+            while (i > 0 && TFB__ATOMIC_GET(&p->round) == seen) i--;
+            pthread_mutex_lock(&p->lock);
+        }
+        while (p->round == seen && !p->stop) pthread_cond_wait(&p->wake, &p->lock);
+        seen = p->round;
+        if (p->next < p->n) {
+            p->busy++;
+            tfb__pool_work(p, worker);
+            if (--p->busy == 0) pthread_cond_signal(&p->done);
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+/* A call from inside a body finds the pool busy and runs serially. */
+static void tfb__pool_run(void *user, tfb_idx n, tfb_body_fn body, void *arg) {
+    tfb__pool *p = (tfb__pool *)user;
+    pthread_mutex_lock(&p->lock);
+    if (p->busy || n == 1) {
+        tfb_idx i;
+        pthread_mutex_unlock(&p->lock);
+        for (i = 0; i < n; i++) body(arg, i, 0);
+        return;
+    }
+    p->body = body;
+    p->arg = arg;
+    p->next = 0;
+    p->n = n;
+    p->busy = 1;
+    TFB__ATOMIC_SET(&p->round, p->round + 1);
+    pthread_cond_broadcast(&p->wake);
+    tfb__pool_work(p, 0);
+    p->busy--;
+    while (p->busy) pthread_cond_wait(&p->done, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void tfb__pool_end(tfb_ctx *ctx, tfb__pool *p) {
+    int i;
+    pthread_mutex_lock(&p->lock);
+    p->stop = 1;
+    TFB__ATOMIC_SET(&p->round, p->round + 1);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    for (i = 0; i < p->threads; i++) pthread_join(p->thread[i], NULL);
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->wake);
+    pthread_cond_destroy(&p->done);
+    ctx->alloc(ctx->alloc_user, p, 0);
+}
+
+static tfb__pool *tfb__pool_begin(tfb_ctx *ctx, int n, int spin) {
+    tfb__pool *p = NULL;
+    if (ctx->alloc) p = (tfb__pool *)ctx->alloc(ctx->alloc_user, NULL, sizeof *p);
+    if (!p) return NULL;
+    memset((void *)p, 0, sizeof *p);
+    p->spin = spin;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->done, NULL);
+    while (p->threads < n - 1) {
+        if (pthread_create(&p->thread[p->threads], NULL, tfb__pool_main, p)) {
+            tfb__pool_end(ctx, p);
+            return NULL;
+        }
+        p->threads++;
+    }
+    pthread_mutex_lock(&p->lock);
+    while (p->joined < p->threads) pthread_cond_wait(&p->done, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+    return p;
+}
+
+TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
+    tfb__pool *p = NULL;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(n >= 1 && n <= TFB__POOL_MAX, ctx, TFB_ERR_ARG,
+                 "tfb_ctx_threads: n is %d, must be 1 to %d", (tfb_idx)n,
+                 (tfb_idx)TFB__POOL_MAX);
+    TFB__REQUIRE(spin >= 0, ctx, TFB_ERR_ARG, "tfb_ctx_threads: spin is %d, must be >= 0",
+                 (tfb_idx)spin);
+    if (n > 1 && !ctx->measuring) {
+        p = tfb__pool_begin(ctx, n, spin);
+        TFB__REQUIRE(p, ctx, TFB_ERR_MEMORY, "tfb_ctx_threads: no memory or no threads");
+    }
+    if (ctx->pool) tfb__pool_end(ctx, ctx->pool);
+    else if (n == 1) return TFB_OK; /* leaves a caller's own parallel_for alone */
+    ctx->pool = p;
+    ctx->parallel_for = p ? tfb__pool_run : NULL;
+    ctx->parallel_user = p;
+    ctx->workers = n;
+    return TFB_OK;
+}
+#else
+TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
+    (void)spin;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(n == 1, ctx, TFB_ERR_UNSUPPORTED,
+                 "tfb_ctx_threads: built without TFB_PTHREADS");
+    return TFB_OK;
+}
+#endif
+
+static int tfb__workers(const tfb_ctx *ctx) {
+    return ctx->workers > 1 ? ctx->workers : 1;
+}
+
+static void tfb__parallel(tfb_ctx *ctx, tfb_idx n, tfb_body_fn body, void *arg) {
+    tfb_idx i;
+    if (ctx->parallel_for && ctx->workers > 1 && n > 1)
+        ctx->parallel_for(ctx->parallel_user, n, body, arg);
+    else
+        for (i = 0; i < n; i++) body(arg, i, 0);
+}
+
+/* --- Tensors. --- */
+#define TFB__MASK(dtype) (1 << (int)(dtype))
+#define TFB__FLOATS      (TFB__MASK(TFB_F32) | TFB__MASK(TFB_F16) | TFB__MASK(TFB_BF16))
+#define TFB__ANY_DTYPE   (TFB__FLOATS | TFB__MASK(TFB_I32) | TFB__MASK(TFB_U8))
+
+TFB_API size_t tfb_dtype_size(tfb_dtype dtype) {
+    switch (dtype) {
+#define TFB__DTYPE_SIZE(name, bytes, text)                                               \
+    case name: return bytes;
+        TFB_DTYPE_LIST(TFB__DTYPE_SIZE)
+    case TFB__DTYPES: break;
+    }
+    return 0;
+}
+
+TFB__UNUSED static const char *tfb__dtype_text(tfb_dtype dtype) {
+    switch (dtype) {
+#define TFB__DTYPE_TEXT(name, bytes, text)                                               \
+    case name: return text;
+        TFB_DTYPE_LIST(TFB__DTYPE_TEXT)
+    case TFB__DTYPES: break;
+    }
+    return "unknown";
+}
+
+static void tfb__dense_strides(tfb_tensor *t) {
+    tfb_idx stride = 1;
+    int i;
+    for (i = t->ndim - 1; i >= 0; i--) {
+        t->stride[i] = stride;
+        stride *= t->shape[i] > 0 ? t->shape[i] : 1;
+    }
+}
+
+static tfb_tensor tfb__view(const void *data, tfb_dtype dtype, int ndim,
+                            const tfb_idx *shape) {
+    tfb_tensor t;
+    int i;
+    memset((void *)&t, 0, sizeof t);
+    t.data = (void *)(uintptr_t)data; /* the only cast from const: inputs stay as is */
+    t.dtype = dtype;
+    t.ndim = ndim;
+    for (i = 0; i < ndim; i++) t.shape[i] = shape[i];
+    tfb__dense_strides(&t);
+    return t;
+}
+
+TFB_API tfb_tensor tfb_view1(const void *data, tfb_dtype dtype, tfb_idx n0) {
+    return tfb__view(data, dtype, 1, &n0);
+}
+
+TFB_API tfb_tensor tfb_view2(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1) {
+    tfb_idx shape[2];
+    shape[0] = n0;
+    shape[1] = n1;
+    return tfb__view(data, dtype, 2, shape);
+}
+
+TFB_API tfb_tensor tfb_view3(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1,
+                             tfb_idx n2) {
+    tfb_idx shape[3];
+    shape[0] = n0;
+    shape[1] = n1;
+    shape[2] = n2;
+    return tfb__view(data, dtype, 3, shape);
+}
+
+TFB_API tfb_tensor tfb_view4(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1,
+                             tfb_idx n2, tfb_idx n3) {
+    tfb_idx shape[4];
+    shape[0] = n0;
+    shape[1] = n1;
+    shape[2] = n2;
+    shape[3] = n3;
+    return tfb__view(data, dtype, 4, shape);
+}
+
+TFB_API tfb_idx tfb_numel(const tfb_tensor *t) {
+    tfb_idx n = 1;
+    int i;
+    for (i = 0; i < t->ndim; i++) n *= t->shape[i];
+    return n;
+}
+
+TFB__INLINE size_t tfb__stride_abs(tfb_idx s) {
+    return s < 0 ? 0 - (size_t)s : (size_t)s;
+}
+
+/* One tensor alone: pointer, rank, extents, dtype, size, alignment of its data. */
+static tfb_status tfb__check_layout(tfb_ctx *ctx, const char *fn, const char *name,
+                                    const tfb_tensor *t) {
+    size_t bytes, elements = 1, reach = 0;
+    int i;
+    TFB__REQUIRE(t, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, name);
+    TFB__REQUIRE(t->ndim >= 0 && t->ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE,
+                 "%s: %s.ndim is %d, must be 0 to %d", fn, name, (tfb_idx)t->ndim,
+                 (tfb_idx)TFB_MAX_DIMS);
+    bytes = tfb_dtype_size(t->dtype);
+    TFB__REQUIRE(bytes, ctx, TFB_ERR_DTYPE, "%s: %s.dtype is %d, which is none", fn, name,
+                 (tfb_idx)t->dtype);
+    for (i = 0; i < t->ndim; i++) {
+        TFB__REQUIRE(t->shape[i] >= 0, ctx, TFB_ERR_SHAPE, "%s: %s.shape[%d] is %d", fn,
+                     name, (tfb_idx)i, t->shape[i]);
+        elements = tfb__size_mul(elements, (size_t)t->shape[i]);
+        if (t->shape[i] > 1)
+            reach = tfb__size_add(reach, tfb__size_mul(tfb__stride_abs(t->stride[i]),
+                                                       (size_t)t->shape[i] - 1));
+    }
+    if (elements == 0) return TFB_OK;
+    TFB__REQUIRE(tfb__size_mul(elements, bytes) < (size_t)-1 / 2 &&
+                     tfb__size_mul(tfb__size_add(reach, 1), bytes) < (size_t)-1 / 2,
+                 ctx, TFB_ERR_RANGE, "%s: the size of %s overflows", fn, name);
+    if (ctx->measuring) return TFB_OK;
+    TFB__REQUIRE(t->data, ctx, TFB_ERR_ARG, "%s: %s.data is NULL", fn, name);
+    TFB__REQUIRE((uintptr_t)t->data % bytes == 0, ctx, TFB_ERR_ARG,
+                 "%s: %s.data is not aligned to its dtype", fn, name);
+    return TFB_OK;
+}
+
+/* Layout, dtype (a mask of those allowed) and rank. */
+static tfb_status tfb__check(tfb_ctx *ctx, const char *fn, const char *name,
+                             const tfb_tensor *t, int dtypes, int min_dims,
+                             int max_dims) {
+    TFB__TRY(tfb__check_layout(ctx, fn, name, t));
+    TFB__REQUIRE(dtypes & TFB__MASK(t->dtype), ctx, TFB_ERR_DTYPE,
+                 "%s: %s is %s, which it does not take", fn, name,
+                 tfb__dtype_text(t->dtype));
+    TFB__REQUIRE(t->ndim >= min_dims && t->ndim <= max_dims, ctx, TFB_ERR_SHAPE,
+                 "%s: %s.ndim is %d, needs %d to %d", fn, name, (tfb_idx)t->ndim,
+                 (tfb_idx)min_dims, (tfb_idx)max_dims);
+    return TFB_OK;
+}
+
+static tfb_status tfb__check_extent(tfb_ctx *ctx, const char *fn, const char *name,
+                                    const tfb_tensor *t, int dim, tfb_idx need) {
+    TFB__REQUIRE(t->shape[dim] == need, ctx, TFB_ERR_SHAPE,
+                 "%s: %s.shape[%d] is %d, needs %d", fn, name, (tfb_idx)dim,
+                 t->shape[dim], need);
+    return TFB_OK;
+}
+
+/* The first n extents of t must be those of like. */
+static tfb_status tfb__check_like(tfb_ctx *ctx, const char *fn, const char *name,
+                                  const tfb_tensor *t, const tfb_tensor *like, int n) {
+    int i;
+    for (i = 0; i < n; i++)
+        TFB__TRY(tfb__check_extent(ctx, fn, name, t, i, like->shape[i]));
+    return TFB_OK;
+}
+
+/* The bytes a tensor spans: [lo, hi), equal when it is empty. With modulus > 0 only
+ * dimensions whose stride is no multiple of it count: the place in a row that long. */
+static void tfb__span(const tfb_tensor *t, size_t modulus, uintptr_t *lo, uintptr_t *hi) {
+    size_t bytes = tfb_dtype_size(t->dtype);
+    int i;
+    *lo = *hi = (uintptr_t)t->data;
+    if (tfb_numel(t) == 0 || !t->data) return;
+    for (i = 0; i < t->ndim; i++) {
+        size_t pitch = tfb__stride_abs(t->stride[i]) * bytes;
+        if (modulus && pitch % modulus == 0) continue;
+        if (t->stride[i] < 0) *lo -= pitch * (size_t)(t->shape[i] - 1);
+        else *hi += pitch * (size_t)(t->shape[i] - 1);
+    }
+    *hi += bytes;
+}
+
+/* May the two share a byte? Exact for whole buffers and for column slices of one buffer
+ * (all rows have a common pitch and the columns do not meet); otherwise says yes. */
+static int tfb__overlap(const tfb_tensor *a, const tfb_tensor *b) {
+    uintptr_t alo, ahi, blo, bhi;
+    int i;
+    tfb__span(a, 0, &alo, &ahi);
+    tfb__span(b, 0, &blo, &bhi);
+    if (alo == ahi || blo == bhi || ahi <= blo || bhi <= alo) return 0;
+    for (i = 0; i < a->ndim; i++) {
+        size_t pitch = tfb__stride_abs(a->stride[i]) * tfb_dtype_size(a->dtype), gap;
+        if (a->shape[i] < 2 || !pitch) continue;
+        tfb__span(a, pitch, &alo, &ahi);
+        tfb__span(b, pitch, &blo, &bhi);
+        gap = (size_t)(blo - alo) % pitch;
+        if (blo < alo) gap = (pitch - (size_t)(alo - blo) % pitch) % pitch;
+        if (gap >= (size_t)(ahi - alo) && gap + (size_t)(bhi - blo) <= pitch) return 0;
+    }
+    return 1;
+}
+
+static int tfb__same_view(const tfb_tensor *a, const tfb_tensor *b) {
+    int i, same = a->data == b->data && a->ndim == b->ndim && a->dtype == b->dtype;
+    for (i = 0; same && i < a->ndim; i++)
+        same = a->shape[i] == b->shape[i] &&
+               (a->stride[i] == b->stride[i] || a->shape[i] < 2);
+    return same;
+}
+
+/* An output must not overlap x; may_equal allows the very same view. x may be NULL. */
+static tfb_status tfb__check_alias(tfb_ctx *ctx, const char *fn, const char *name,
+                                   const tfb_tensor *y, const char *other,
+                                   const tfb_tensor *x, int may_equal) {
+    if (!x || !y || ctx->measuring || (may_equal && tfb__same_view(x, y))) return TFB_OK;
+    TFB__REQUIRE(!tfb__overlap(y, x), ctx, TFB_ERR_ALIAS, "%s: %s overlaps %s", fn, name,
+                 other);
+    return TFB_OK;
+}
+
+/* An output must not write one place twice: each stride clears what lies inside it. */
+static tfb_status tfb__check_out(tfb_ctx *ctx, const char *fn, const char *name,
+                                 const tfb_tensor *t) {
+    int used[TFB_MAX_DIMS] = TFB_INIT, i, pass;
+    size_t inner = 0;
+    if (tfb_numel(t) == 0) return TFB_OK;
+    for (pass = 0; pass < t->ndim; pass++) {
+        int best = -1;
+        for (i = 0; i < t->ndim; i++)
+            if (!used[i] && (best < 0 || tfb__stride_abs(t->stride[i]) <
+                                             tfb__stride_abs(t->stride[best])))
+                if (t->shape[i] > 1) best = i;
+        if (best < 0) break;
+        used[best] = 1;
+        TFB__REQUIRE(tfb__stride_abs(t->stride[best]) > inner, ctx, TFB_ERR_SHAPE,
+                     "%s: %s.stride[%d] is %d: elements would overlap", fn, name,
+                     (tfb_idx)best, t->stride[best]);
+        inner += tfb__stride_abs(t->stride[best]) * (size_t)(t->shape[best] - 1);
+    }
+    return TFB_OK;
+}
+
+/* x as a view of like's shape: extents of 1 and missing dimensions get stride 0. */
+static tfb_status tfb__broadcast(tfb_ctx *ctx, const char *fn, const char *name,
+                                 const tfb_tensor *x, const tfb_tensor *like,
+                                 tfb_tensor *out) {
+    int i, lead = like->ndim - x->ndim;
+    tfb_tensor t = *like;
+    TFB__REQUIRE(lead >= 0, ctx, TFB_ERR_SHAPE, "%s: %s.ndim is %d, y has %d", fn, name,
+                 (tfb_idx)x->ndim, (tfb_idx)like->ndim);
+    t.data = x->data;
+    t.dtype = x->dtype;
+    for (i = 0; i < t.ndim; i++) {
+        tfb_idx have = i < lead ? 1 : x->shape[i - lead];
+        TFB__REQUIRE(have == t.shape[i] || have == 1, ctx, TFB_ERR_SHAPE,
+                     "%s: %s.shape[%d] is %d, needs %d", fn, name, (tfb_idx)(i - lead),
+                     have, t.shape[i]);
+        t.stride[i] = have == 1 ? 0 : x->stride[i - lead];
+    }
+    *out = t;
+    return TFB_OK;
+}
+
+/* Where element number i (row-major over the first n dimensions) starts. */
+static tfb_idx tfb__offset(const tfb_tensor *t, int n, tfb_idx i) {
+    tfb_idx at = 0;
+    while (n-- > 0) {
+        at += i % t->shape[n] * t->stride[n];
+        i /= t->shape[n];
+    }
+    return at;
+}
+
+TFB_API tfb_status tfb_slice(tfb_ctx *ctx, const tfb_tensor *t, int dim, tfb_idx start,
+                             tfb_idx length, tfb_tensor *out) {
+    tfb_tensor view;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, "tfb_slice", "t", t, TFB__ANY_DTYPE, 0, TFB_MAX_DIMS));
+    TFB__REQUIRE(out, ctx, TFB_ERR_ARG, "tfb_slice: out is NULL");
+    TFB__REQUIRE(dim >= -t->ndim && dim < t->ndim, ctx, TFB_ERR_ARG,
+                 "tfb_slice: dim is %d, t.ndim is %d", (tfb_idx)dim, (tfb_idx)t->ndim);
+    if (dim < 0) dim += t->ndim;
+    TFB__REQUIRE(start >= 0 && length >= 0 && start <= t->shape[dim] &&
+                     length <= t->shape[dim] - start,
+                 ctx, TFB_ERR_RANGE, "tfb_slice: start %d, length %d, t.shape[%d] is %d",
+                 start, length, (tfb_idx)dim, t->shape[dim]);
+    view = *t;
+    view.shape[dim] = length;
+    if (view.data && length > 0)
+        view.data =
+            (char *)t->data + start * t->stride[dim] * (tfb_idx)tfb_dtype_size(t->dtype);
+    *out = view;
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_permute(tfb_ctx *ctx, const tfb_tensor *t, const int *order,
+                               tfb_tensor *out) {
+    tfb_tensor view;
+    int i, seen = 0;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, "tfb_permute", "t", t, TFB__ANY_DTYPE, 0, TFB_MAX_DIMS));
+    TFB__REQUIRE(order && out, ctx, TFB_ERR_ARG, "tfb_permute: %s is NULL",
+                 order ? "out" : "order");
+    view = *t;
+    for (i = 0; i < t->ndim; i++) {
+        int from = order[i] < 0 ? order[i] + t->ndim : order[i];
+        TFB__REQUIRE(from >= 0 && from < t->ndim && !(seen >> from & 1), ctx, TFB_ERR_ARG,
+                     "tfb_permute: order[%d] is %d, must name each of %d dimensions once",
+                     (tfb_idx)i, (tfb_idx)order[i], (tfb_idx)t->ndim);
+        seen |= 1 << from;
+        view.shape[i] = t->shape[from];
+        view.stride[i] = t->stride[from];
+    }
+    *out = view;
+    return TFB_OK;
+}
+
+/* Strides for a new shape over t's elements without a copy; 0 if none do. Both shapes
+ * are cut into groups of equal size; inside a group t must be evenly spaced. */
+static int tfb__reshape_strides(const tfb_tensor *t, tfb_tensor *view) {
+    int i = t->ndim - 1, j = view->ndim - 1;
+    while (i >= 0 && t->shape[i] == 1) i--;
+    while (j >= 0) {
+        tfb_idx have = i >= 0 ? t->shape[i] : 1, step = i >= 0 ? t->stride[i] : 1;
+        tfb_idx made = 1;
+        for (; j >= 0 && (made < have || view->shape[j] == 1); j--) {
+            view->stride[j] = step * made;
+            made *= view->shape[j];
+            while (made > have) { /* take in t's next dimension, if evenly spaced */
+                tfb_idx run = step * have;
+                for (i--; i >= 0 && t->shape[i] == 1;) i--;
+                if (i < 0 || t->stride[i] != run) return 0;
+                have *= t->shape[i];
+            }
+        }
+        if (made != have) return 0;
+        for (i--; i >= 0 && t->shape[i] == 1;) i--;
+    }
+    return 1;
+}
+
+TFB_API tfb_status tfb_reshape(tfb_ctx *ctx, const tfb_tensor *t, int ndim,
+                               const tfb_idx *shape, tfb_tensor *out) {
+    tfb_idx known = 1, total;
+    int i, infer = -1;
+    tfb_tensor view;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, "tfb_reshape", "t", t, TFB__ANY_DTYPE, 0, TFB_MAX_DIMS));
+    TFB__REQUIRE((shape || !ndim) && out, ctx, TFB_ERR_ARG, "tfb_reshape: %s is NULL",
+                 out ? "shape" : "out");
+    TFB__REQUIRE(ndim >= 0 && ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE,
+                 "tfb_reshape: ndim is %d", (tfb_idx)ndim);
+    total = tfb_numel(t);
+    for (i = 0; i < ndim; i++) {
+        TFB__REQUIRE(shape[i] >= 0 || (shape[i] == -1 && infer < 0), ctx, TFB_ERR_SHAPE,
+                     "tfb_reshape: shape[%d] is %d", (tfb_idx)i, shape[i]);
+        if (shape[i] < 0) infer = i;
+        else known = (tfb_idx)tfb__size_mul((size_t)known, (size_t)shape[i]);
+    }
+    TFB__REQUIRE(infer < 0 ? known == total : known > 0 && total % known == 0, ctx,
+                 TFB_ERR_SHAPE, "tfb_reshape: t has %d elements, the new shape %d", total,
+                 known);
+    view = tfb__view(t->data, t->dtype, ndim, shape);
+    if (infer >= 0) view.shape[infer] = total / known;
+    tfb__dense_strides(&view);
+    TFB__REQUIRE(total == 0 || tfb__reshape_strides(t, &view), ctx, TFB_ERR_SHAPE,
+                 "tfb_reshape: the strides of t would need a copy");
+    *out = view;
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_tensor_new(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
+                                  const tfb_idx *shape) {
+    size_t bytes = tfb_dtype_size(dtype);
+    void *data;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(t && (shape || !ndim), ctx, TFB_ERR_ARG, "tfb_tensor_new: %s is NULL",
+                 t ? "shape" : "t");
+    TFB__REQUIRE(bytes && dtype != TFB_PACKED_F32, ctx, TFB_ERR_DTYPE,
+                 "tfb_tensor_new: dtype is %d", (tfb_idx)dtype);
+    TFB__REQUIRE(ndim >= 0 && ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE,
+                 "tfb_tensor_new: ndim is %d", (tfb_idx)ndim);
+    for (i = 0; i < ndim; i++) {
+        TFB__REQUIRE(shape[i] >= 0, ctx, TFB_ERR_SHAPE, "tfb_tensor_new: shape[%d] is %d",
+                     (tfb_idx)i, shape[i]);
+        bytes = tfb__size_mul(bytes, (size_t)shape[i]);
+    }
+    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
+                 "tfb_tensor_new: the size overflows");
+    TFB__REQUIRE(ctx->alloc, ctx, TFB_ERR_MEMORY, "tfb_tensor_new: ctx.alloc is NULL");
+    data = ctx->alloc(ctx->alloc_user, NULL, bytes ? bytes : 1);
+    TFB__REQUIRE(data, ctx, TFB_ERR_MEMORY, "tfb_tensor_new: %d bytes are not to be had",
+                 (tfb_idx)bytes);
+    memset(data, 0, bytes);
+    *t = tfb__view(data, dtype, ndim, shape);
+    return TFB_OK;
+}
+
+TFB_API void tfb_tensor_free(tfb_ctx *ctx, tfb_tensor *t) {
+    if (!ctx || !t) return;
+    if (t->data && ctx->alloc) ctx->alloc(ctx->alloc_user, t->data, 0);
+    memset((void *)t, 0, sizeof *t);
+}
+
+/* ===== [6] ISA LIST ================================================================= */
+/* What a kernel is given, the table of kernels, which tables there are, what they need.
+ * To add an instruction set: a row here, a pass in [7], a block of vector ops in [8]. */
+
+/* s[rows][16 * panels] = A B by CONTRACT's matmul rule. Panel p of B has its row k at
+ * b + p * bps + k * 16. With carry (k <= TFB__BLOCK) the chains start from s * carry. */
+typedef struct tfb__mm {
+    tfb_idx rows, panels, k, lda, bps, lds;
+    const float *a, *b, *carry;
+    float *s;
+} tfb__mm;
+
+/* y = act(alpha s + bias) [* (alpha up + bias_up)] [+ r]; s steps by s_cs along a row. */
+typedef struct tfb__epilogue {
+    tfb_idx rows, cols, s_rs, s_cs, r_rs, r_cs, y_rs, y_cs;
+    const float *s, *up, *bias, *bias_up, *r;
+    float *y;
+    float alpha;
+    tfb_fn act;
+} tfb__epilogue;
+
+/* One row of a norm: y = (s - mean) / sqrt(mean square + eps) * w + b, s = x [+ r]. */
+typedef struct tfb__norm {
+    tfb_idx n;
+    const float *x, *r, *w, *b;
+    float *y, *sum;
+    float eps;
+    int centre;
+} tfb__norm;
+
+typedef struct tfb__attn {
+    const float *q, *k, *v;
+    float *o, *lse;
+    tfb_idx q_st[4], k_st[4], v_st[4], o_st[4], lse_st[3]; /* batch, head, token, .. */
+    tfb_idx T, S, D, Dv, G, group, block_rows, blocks, offset, window, key_pos0;
+    float scale;
+    int causal;
+    char *scratch;
+    size_t worker_bytes;
+} tfb__attn;
+
+/* What one worker of attention holds; most arrays have block_rows rows. */
+typedef struct tfb__attn_state {
+    float *q, *keys, *values, *s, *acc, *all, *m, *l, *carry, *all_m, *all_l;
+    tfb_idx *lo, *hi; /* the keys a row sees: lo <= j < hi */
+    tfb_idx rows, panels;
+} tfb__attn_state;
+
+typedef struct tfb__kernels {
+    const char *name;
+    int (*probe)(float a, float b, float c); /* 0 if flags changed the arithmetic */
+    void (*mm)(const tfb__mm *t);
+    void (*epilogue)(const tfb__epilogue *e);
+    void (*pack)(tfb_idx k, tfb_idx lane0, tfb_idx n, const float *x, tfb_idx lane_stride,
+                 tfb_idx k_stride, float *panel);
+    void (*map)(tfb_fn fn, tfb_idx n, const float *x, float *y);
+    void (*norm)(const tfb__norm *t);
+    float (*softmax)(tfb_idx n, const float *x, float *y); /* returns lse */
+    void (*turns)(tfb_idx n, float pos, const float *hi, const float *lo, float *cosine,
+                  float *sine);
+    void (*rotate)(tfb_idx n, const float *x0, const float *x1, tfb_idx xs, float *y0,
+                   float *y1, tfb_idx ys, const float *cosine, const float *sine);
+    tfb_body_fn attention; /* arg: tfb__attn; i: a block of query rows of a kv head */
+} tfb__kernels;
+
+#define TFB__BLOCK 256  /* k per chain of fma: CONTRACT section 3 */
+#define TFB__PANEL 16   /* output columns of a panel of packed weights */
+#define TFB__LANES 16   /* virtual lanes of a row reduction: CONTRACT section 4 */
+#define TFB__KT    64   /* keys of a tile: CONTRACT section 5 */
+#define TFB__KS    1024 /* keys of a split */
+#define TFB__ROWS  64   /* query rows an attention block holds at most */
+
+#define TFB__CPU_AVX2 1u
+
+#define TFB__PASS_SCALAR 1
+#define TFB__PASS_AVX2   2
+
+/* name, 1 if this build has it, what the CPU must have, why it is skipped otherwise */
+#define TFB__ISA_LIST(X)                                                                 \
+    X(avx2, TFB__X86, TFB__CPU_AVX2, "the CPU or the system lacks AVX2 or FMA")          \
+    X(scalar, 1, 0u, "")
+
+#if TFB__X86
+/* Which vector state the system saves; only called when cpuid says xgetbv exists. */
+static uint32_t tfb__xgetbv(void) {
+    uint32_t lo, hi;
+    __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    return lo;
+}
+
+/* Intel SDM vol. 1, 14.3 and 14.7: FMA, OSXSAVE, AVX, YMM state saved, AVX2. */
+static uint32_t tfb__cpu_detect(void) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    if (!(c >> 12 & 1) || !(c >> 27 & 1) || !(c >> 28 & 1)) return 0;
+    if ((tfb__xgetbv() & 6) != 6) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    return b >> 5 & 1 ? TFB__CPU_AVX2 : 0;
+}
+#else
+static uint32_t tfb__cpu_detect(void) {
+    return 0;
+}
+#endif
+
+TFB__INLINE void tfb__store_le(float *p, float x) {
+    uint32_t u = tfb__bits_of(x);
+    if (TFB__BIG_ENDIAN) u = u >> 24 | (u >> 8 & 0xFF00) | (u & 0xFF00) << 8 | u << 24;
+    memcpy((void *)p, &u, 4);
+}
+
+TFB__INLINE float tfb__load_le(const float *p) {
+    uint32_t u;
+    memcpy(&u, (const void *)p, 4);
+    if (TFB__BIG_ENDIAN) u = u >> 24 | (u >> 8 & 0xFF00) | (u & 0xFF00) << 8 | u << 24;
+    return tfb__float_of(u);
+}
+
+/* 1 unless a panel holds an inf or a NaN; an integer test, which no flag can void. */
+static int tfb__all_finite(tfb_idx n, const float *panel) {
+    tfb_idx i;
+    int finite = 1;
+    for (i = 0; i < n; i++)
+        finite &= (tfb__bits_of(tfb__load_le(panel + i)) & 0x7F800000u) != 0x7F800000u;
+    return finite;
+}
+
+/* 16 lanes to 8, 4, 2, 1: CONTRACT section 4. */
+TFB__INLINE float tfb__fold16(float *lane) {
+    int half, i;
+    for (half = 8; half; half /= 2)
+        for (i = 0; i < half; i++) lane[i] = lane[i] + lane[i + half];
+    return lane[0];
+}
+
+/* 0, 1, 2, .. : which lanes of a vector lie before a bound. */
+static const float tfb__iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* The next count * width elements of memory; only counts while there is no memory. */
+static void *tfb__carve(char *memory, size_t *used, tfb_idx count, tfb_idx width,
+                        size_t bytes) {
+    void *at = memory ? memory + *used : NULL;
+    *used = tfb__size_add(
+        *used, tfb__size_mul(tfb__size_mul((size_t)count, (size_t)width), bytes));
+    return at;
+}
+
+/* Lays out what one worker holds and returns its bytes; memory NULL only asks. */
+static size_t tfb__attn_carve(const tfb__attn *a, char *memory, tfb__attn_state *w) {
+    const tfb_idx R = a->block_rows, panels = (a->Dv + TFB__PANEL - 1) / TFB__PANEL;
+    const tfb_idx Dv = panels * TFB__PANEL;
+    const size_t F = sizeof(float);
+    size_t used = 0;
+    w->panels = panels;
+    w->lo = (tfb_idx *)tfb__carve(memory, &used, R, 1, sizeof(tfb_idx));
+    w->hi = (tfb_idx *)tfb__carve(memory, &used, R, 1, sizeof(tfb_idx));
+    w->keys = (float *)tfb__carve(memory, &used, TFB__KT, a->D, F);
+    w->values = (float *)tfb__carve(memory, &used, TFB__KT, Dv, F);
+    w->acc = (float *)tfb__carve(memory, &used, R, Dv, F);
+    w->all = (float *)tfb__carve(memory, &used, R, Dv, F);
+    w->s = (float *)tfb__carve(memory, &used, R, TFB__KT, F);
+    w->q = (float *)tfb__carve(memory, &used, R, a->D, F);
+    w->l = (float *)tfb__carve(memory, &used, R, TFB__LANES, F);
+    w->m = (float *)tfb__carve(memory, &used, R, 1, F);
+    w->carry = (float *)tfb__carve(memory, &used, R, 1, F);
+    w->all_m = (float *)tfb__carve(memory, &used, R, 1, F);
+    w->all_l = (float *)tfb__carve(memory, &used, R, 1, F);
+    return tfb__round64(used);
+}
+
+static void tfb__trig_large(float x, float *sine, float *cosine);
+
+/* ===== [7] ISA PASSES =============================================================== */
+/* Sections 8 and 9 are read once per instruction set inside a target region. */
+
+#if TFB__X86
+#define TFB__PASS TFB__PASS_AVX2
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#include TFB_SELF
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#include TFB_SELF
+#pragma GCC pop_options
+#endif
+#undef TFB__PASS
+#endif
+
+#define TFB__PASS TFB__PASS_SCALAR /* the last pass is this file itself */
+#endif                             /* TFBLOCKS_IMPLEMENTATION */
+#endif                             /* TFB__PASS */
+
+#ifdef TFB__PASS
+
+/* gcc compiles kernels optimised even without -O; -Os keeps its meaning. */
+#if TFB__GNU && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
+#pragma GCC push_options
+#pragma GCC optimize("O3", "fp-contract=off")
+#endif
+
+/* ===== [8] VECTOR OPS =============================================================== */
+/* The same names for every instruction set. TFB__VW floats make a TFB__VF; a TFB__VM is
+ * what a comparison gives. LOADN and STOREN touch the first n lanes, LOADN clears the
+ * rest. VMAX(a, b) is a > b ? a : b, so a NaN in a gives b. Shifts are logical. LOADP
+ * reads a panel (little-endian). TILES lists the register tiles: rows x vectors. */
+
+#undef TFB__SUFFIX
+#undef TFB__VF
+#undef TFB__VI
+#undef TFB__VM
+#undef TFB__VW
+#undef TFB__VLOAD
+#undef TFB__VLOADN
+#undef TFB__VLOADP
+#undef TFB__VSTORE
+#undef TFB__VSTOREN
+#undef TFB__VSET1
+#undef TFB__VADD
+#undef TFB__VSUB
+#undef TFB__VMUL
+#undef TFB__VDIV
+#undef TFB__VSQRT
+#undef TFB__VFMA
+#undef TFB__VMAX
+#undef TFB__VLT
+#undef TFB__VEQ
+#undef TFB__VSEL
+#undef TFB__VISET1
+#undef TFB__VIADD
+#undef TFB__VISUB
+#undef TFB__VIAND
+#undef TFB__VIXOR
+#undef TFB__VISHL
+#undef TFB__VISHR
+#undef TFB__VBITS
+#undef TFB__VFLOAT
+#undef TFB__TILE_ROWS
+#undef TFB__TILES
+
+#if TFB__PASS == TFB__PASS_AVX2
+#define TFB__SUFFIX           avx2
+#define TFB__VF               __m256
+#define TFB__VI               __m256i
+#define TFB__VM               __m256
+#define TFB__VW               8
+#define TFB__VLOAD(p)         _mm256_loadu_ps(p)
+#define TFB__VLOADP(p)        _mm256_loadu_ps(p)
+#define TFB__VLOADN(p, n)     tfb__loadn_avx2(p, n)
+#define TFB__VSTORE(p, a)     _mm256_storeu_ps(p, a)
+#define TFB__VSTOREN(p, a, n) tfb__storen_avx2(p, a, n)
+#define TFB__VSET1(x)         _mm256_set1_ps(x)
+#define TFB__VADD(a, b)       _mm256_add_ps(a, b)
+#define TFB__VSUB(a, b)       _mm256_sub_ps(a, b)
+#define TFB__VMUL(a, b)       _mm256_mul_ps(a, b)
+#define TFB__VDIV(a, b)       _mm256_div_ps(a, b)
+#define TFB__VSQRT(a)         _mm256_sqrt_ps(a)
+#define TFB__VFMA(a, b, c)    _mm256_fmadd_ps(a, b, c)
+#define TFB__VMAX(a, b)       _mm256_max_ps(a, b)
+#define TFB__VLT(a, b)        _mm256_cmp_ps(a, b, _CMP_LT_OQ)
+#define TFB__VEQ(a, b)        _mm256_cmp_ps(a, b, _CMP_EQ_OQ)
+#define TFB__VSEL(m, a, b)    _mm256_blendv_ps(b, a, m)
+#define TFB__VISET1(i)        _mm256_set1_epi32((int)(i))
+#define TFB__VIADD(a, b)      _mm256_add_epi32(a, b)
+#define TFB__VISUB(a, b)      _mm256_sub_epi32(a, b)
+#define TFB__VIAND(a, b)      _mm256_and_si256(a, b)
+#define TFB__VIXOR(a, b)      _mm256_xor_si256(a, b)
+#define TFB__VISHL(a, n)      _mm256_slli_epi32(a, n)
+#define TFB__VISHR(a, n)      _mm256_srli_epi32(a, n)
+#define TFB__VBITS(a)         _mm256_castps_si256(a)
+#define TFB__VFLOAT(a)        _mm256_castsi256_ps(a)
+#define TFB__TILE_ROWS        6
+#define TFB__TILES(X) X(1, 8) X(1, 2) X(2, 4) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2)
+
+/* -1 in the first n lanes when read from 8 - n on */
+static const int32_t tfb__lanes_avx2[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                            0,  0,  0,  0,  0,  0,  0,  0};
+
+TFB__INLINE __m256i tfb__mask_avx2(tfb_idx n) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)(tfb__lanes_avx2 + 8 - n));
+}
+
+TFB__INLINE __m256 tfb__loadn_avx2(const float *p, tfb_idx n) {
+    return n >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, tfb__mask_avx2(n));
+}
+
+TFB__INLINE void tfb__storen_avx2(float *p, __m256 a, tfb_idx n) {
+    if (n >= 8) _mm256_storeu_ps(p, a);
+    else _mm256_maskstore_ps(p, tfb__mask_avx2(n), a);
+}
+#endif
+
+#if TFB__PASS == TFB__PASS_SCALAR
+#define TFB__SUFFIX           scalar
+#define TFB__VF               float
+#define TFB__VI               uint32_t
+#define TFB__VM               int
+#define TFB__VW               1
+#define TFB__VLOAD(p)         (*(p))
+#define TFB__VLOADP(p)        tfb__load_le(p)
+#define TFB__VLOADN(p, n)     ((void)(n), *(p))
+#define TFB__VSTORE(p, a)     (*(p) = (a))
+#define TFB__VSTOREN(p, a, n) ((void)(n), *(p) = (a))
+#define TFB__VSET1(x)         (x)
+#define TFB__VADD(a, b)       ((a) + (b))
+#define TFB__VSUB(a, b)       ((a) - (b))
+#define TFB__VMUL(a, b)       ((a) * (b))
+#define TFB__VDIV(a, b)       ((a) / (b))
+#define TFB__VSQRT(a)         TFB__SQRT(a)
+#define TFB__VFMA(a, b, c)    TFB__FMA(a, b, c)
+#define TFB__VMAX(a, b)       tfb__max_scalar(a, b)
+#define TFB__VLT(a, b)        ((a) < (b))
+#define TFB__VEQ(a, b)        tfb__eq_scalar(a, b)
+#define TFB__VSEL(m, a, b)    ((m) ? (a) : (b))
+#define TFB__VISET1(i)        ((uint32_t)(i))
+#define TFB__VIADD(a, b)      ((a) + (b))
+#define TFB__VISUB(a, b)      ((a) - (b))
+#define TFB__VIAND(a, b)      ((a) & (b))
+#define TFB__VIXOR(a, b)      ((a) ^ (b))
+#define TFB__VISHL(a, n)      ((a) << (n))
+#define TFB__VISHR(a, n)      ((a) >> (n))
+#define TFB__VBITS(a)         tfb__bits_of(a)
+#define TFB__VFLOAT(a)        tfb__float_of(a)
+#define TFB__TILE_ROWS        1
+#define TFB__TILES(X)         X(1, 4)
+
+TFB__INLINE float tfb__max_scalar(float a, float b) {
+    return a > b ? a : b;
+}
+
+TFB__INLINE int tfb__eq_scalar(float a, float b) {
+    return a <= b && a >= b;
+}
+#endif
+
+#undef TFB__FN
+#undef TFB__CALL
+#define TFB__FN(name)        TFB__CAT(tfb__##name##_, TFB__SUFFIX)
+#define TFB__CALL(name, ...) TFB__FN(name)(__VA_ARGS__) /* reads as a statement */
+
+/* ===== [9] ELEMENTARY FUNCTIONS ===================================================== */
+/* The same operations in the same order for every instruction set, hence the same bits.
+ * Accuracy: ulp against double precision over all float32 values. */
+
+#undef TFB__VK
+#define TFB__VK(p, x, c) TFB__VFMA(p, x, TFB__VSET1(c)) /* a Horner step */
+
+/* The sign bit of x; x with the sign flipped where s has its top bit set; -|x|. */
+TFB__INLINE TFB__VI TFB__FN(sign)(TFB__VF x) {
+    return TFB__VIAND(TFB__VBITS(x), TFB__VISET1(0x80000000u));
+}
+
+TFB__INLINE TFB__VF TFB__FN(flip)(TFB__VF x, TFB__VI s) {
+    return TFB__VFLOAT(TFB__VIXOR(TFB__VBITS(x), s));
+}
+
+TFB__INLINE TFB__VF TFB__FN(nabs)(TFB__VF x) {
+    TFB__VI b = TFB__VIAND(TFB__VBITS(x), TFB__VISET1(0x7fffffff));
+    return TFB__FN(flip)(TFB__VFLOAT(b), TFB__VISET1(0x80000000u));
+}
+
+/* e^r for |r| <= 0.3466: minimax of degree 6 with c0 = c1 = 1, error 2^-28.2. */
+TFB__INLINE TFB__VF TFB__FN(exp_poly)(TFB__VF r) {
+    TFB__VF p = TFB__VK(TFB__VSET1(1.37824647e-3f), r, 8.36867001e-3f);
+    p = TFB__VK(p, r, 4.16689627e-2f);
+    p = TFB__VK(p, r, 0.166665211f);
+    p = TFB__VK(p, r, 0.499999911f);
+    p = TFB__VK(p, r, 1.0f);
+    return TFB__VK(p, r, 1.0f);
+}
+
+/* x - n ln2 for n = round(x / ln2), in two steps (Cody and Waite), the first exact. */
+TFB__INLINE TFB__VF TFB__FN(exp_red)(TFB__VF x, TFB__VF n) {
+    TFB__VF r = TFB__VFMA(n, TFB__VSET1(-0.693147182f), x);
+    return TFB__VFMA(n, TFB__VSET1(1.90465421e-9f), r);
+}
+
+/* For -87.34 < x < 88.37: e^x = s + s * expm1(r), s a power of two, r the result; so that
+ * callers round once. NaN gives r = NaN, other x give garbage. */
+TFB__INLINE TFB__VF TFB__FN(exp_split)(TFB__VF x, TFB__VF *s) {
+    TFB__VF k = TFB__VSET1(12583039.0f); /* 1.5 * 2^23 + 127 */
+    TFB__VF nf = TFB__VFMA(x, TFB__VSET1(1.44269502f), k);
+    *s = TFB__VFLOAT(TFB__VISHL(TFB__VBITS(nf), 23));
+    return TFB__FN(exp_red)(x, TFB__VSUB(nf, k));
+}
+
+/* e^r - 1 for |r| <= 0.3466: degree 6, relative error 2^-26.1. */
+TFB__INLINE TFB__VF TFB__FN(expm1_poly)(TFB__VF r) {
+    TFB__VF p = TFB__VK(TFB__VSET1(1.38645305e-3f), r, 8.36653356e-3f);
+    p = TFB__VK(p, r, 4.16675024e-2f);
+    p = TFB__VK(p, r, 0.166665435f);
+    p = TFB__VK(p, r, 0.499999970f);
+    return TFB__VFMA(TFB__VMUL(r, r), p, r);
+}
+
+/* 1 + e^v for v < 88.37 (any v below -87 counts as -87); NaN stays, above garbage. */
+TFB__INLINE TFB__VF TFB__FN(one_exp)(TFB__VF v) {
+    TFB__VF s, r = TFB__FN(exp_split)(TFB__VMAX(TFB__VSET1(-87.0f), v), &s);
+    r = TFB__FN(expm1_poly)(r);
+    return TFB__VADD(s, TFB__VFMA(r, s, TFB__VSET1(1.0f)));
+}
+
+/* exp: Horner (no r * r that could underflow), scaled by adding n to the exponent bits;
+ * +0 below 2^-126. Max 0.89 ulp. */
+TFB__INLINE TFB__VF TFB__FN(exp)(TFB__VF x) {
+    TFB__VF k = TFB__VSET1(12582912.0f), inf = TFB__VFLOAT(TFB__VISET1(0x7f800000));
+    TFB__VF nf = TFB__VFMA(x, TFB__VSET1(1.44269502f), k);
+    TFB__VF p = TFB__FN(exp_poly)(TFB__FN(exp_red)(x, TFB__VSUB(nf, k)));
+    p = TFB__VFLOAT(TFB__VIADD(TFB__VBITS(p), TFB__VISHL(TFB__VBITS(nf), 23)));
+    p = TFB__VSEL(TFB__VLT(x, TFB__VSET1(88.7228394f)), p, TFB__VADD(x, inf));
+    return TFB__VSEL(TFB__VLT(x, TFB__VSET1(-87.336544f)), TFB__VSET1(0.0f), p);
+}
+
+/* exp2: x - round(x) is exact; degree 6, c0 = 1; scaled like exp; +0 below -126.
+ * Max 0.80 ulp. */
+TFB__INLINE TFB__VF TFB__FN(exp2)(TFB__VF x) {
+    TFB__VF k = TFB__VSET1(12582912.0f), inf = TFB__VFLOAT(TFB__VISET1(0x7f800000));
+    TFB__VF nf = TFB__VADD(x, k), r = TFB__VSUB(x, TFB__VSUB(nf, k));
+    TFB__VF p = TFB__VK(TFB__VSET1(1.52412860e-4f), r, 1.33913022e-3f);
+    p = TFB__VK(p, r, 9.61883367e-3f);
+    p = TFB__VK(p, r, 5.55035882e-2f);
+    p = TFB__VK(p, r, 0.240226448f);
+    p = TFB__VK(p, r, 0.693147182f);
+    p = TFB__VK(p, r, 1.0f);
+    p = TFB__VFLOAT(TFB__VIADD(TFB__VBITS(p), TFB__VISHL(TFB__VBITS(nf), 23)));
+    p = TFB__VSEL(TFB__VLT(x, TFB__VSET1(128.0f)), p, TFB__VADD(x, inf));
+    return TFB__VSEL(TFB__VLT(x, TFB__VSET1(-126.0f)), TFB__VSET1(0.0f), p);
+}
+
+/* log: x = m 2^e, m in [2/3, 4/3), f = m - 1: f + f^2 P(f), P of degree 8, plus e ln2 in
+ * two parts; subnormal x is scaled by 2^23 first. Max 1.67 ulp. */
+TFB__INLINE TFB__VF TFB__FN(log)(TFB__VF x) {
+    TFB__VF inf = TFB__VFLOAT(TFB__VISET1(0x7f800000)), zero = TFB__VSET1(0.0f);
+    TFB__VM sub = TFB__VLT(x, TFB__VSET1(1.17549435e-38f));
+    TFB__VF xs = TFB__VSEL(sub, TFB__VMUL(x, TFB__VSET1(8388608.0f)), x);
+    TFB__VF eb = TFB__VSEL(sub, TFB__VSET1(8388758.0f), TFB__VSET1(8388735.0f));
+    TFB__VI ix = TFB__VIADD(TFB__VBITS(xs), TFB__VISET1(0x00555555));
+    TFB__VI mb = TFB__VIAND(ix, TFB__VISET1(0x007fffff));
+    TFB__VI ei = TFB__VIADD(TFB__VISHR(ix, 23), TFB__VISET1(0x4b000000));
+    TFB__VF e = TFB__VSUB(TFB__VFLOAT(ei), eb), p, f;
+    f = TFB__VFLOAT(TFB__VIADD(mb, TFB__VISET1(0x3f2aaaab)));
+    f = TFB__VSUB(f, TFB__VSET1(1.0f));
+    p = TFB__VK(TFB__VSET1(-0.128322572f), f, 0.140027940f);
+    p = TFB__VK(p, f, -0.121986263f);
+    p = TFB__VK(p, f, 0.140016183f);
+    p = TFB__VK(p, f, -0.166793838f);
+    p = TFB__VK(p, f, 0.200107142f);
+    p = TFB__VK(p, f, -0.249998242f);
+    p = TFB__VK(p, f, 0.333332092f);
+    p = TFB__VK(p, f, -0.5f);
+    p = TFB__VFMA(TFB__VMUL(f, f), p, TFB__VMUL(e, TFB__VSET1(-1.90465421e-9f)));
+    p = TFB__VADD(TFB__VFMA(e, TFB__VSET1(0.693147182f), f), p);
+    p = TFB__VSEL(TFB__VEQ(x, inf), x, p);
+    f = TFB__VFLOAT(TFB__VISET1(0x7fc00000)); /* NaN, or -inf at zero */
+    f = TFB__VSEL(TFB__VEQ(x, zero), TFB__VFLOAT(TFB__VISET1(0xff800000u)), f);
+    return TFB__VSEL(TFB__VLT(zero, x), p, f);
+}
+
+/* tanh: below 0.6 odd, degree 11; above 1 - 2 / (1 + e^2|x|). Max 1.24 ulp. */
+TFB__INLINE TFB__VF TFB__FN(tanh)(TFB__VF x) {
+    TFB__VF m = TFB__FN(nabs)(x), z = TFB__VMUL(m, m), p, q, a, one = TFB__VSET1(1.0f);
+    a = TFB__VSUB(TFB__VSET1(0.0f), TFB__VMAX(TFB__VSET1(-10.0f), m));
+    p = TFB__VK(TFB__VSET1(-5.89796668e-3f), z, 2.07986254e-2f);
+    p = TFB__VK(p, z, -5.37847169e-2f);
+    p = TFB__VK(p, z, 0.133319363f);
+    p = TFB__VK(p, z, -0.333332986f);
+    p = TFB__VFMA(TFB__VMUL(p, z), a, a);
+    q = TFB__VDIV(TFB__VSET1(-2.0f), TFB__FN(one_exp)(TFB__VADD(a, a)));
+    p = TFB__VSEL(TFB__VLT(a, TFB__VSET1(0.6f)), p, TFB__VADD(q, one));
+    return TFB__FN(flip)(p, TFB__FN(sign)(x));
+}
+
+/* erf: below 1 odd, degree 13; above 1 - e^(-|x| P(|x|)), P of degree 5 fitted with the
+ * weight erfc; clamped at 4, where the result is 1. Max 1.01 ulp. */
+TFB__INLINE TFB__VF TFB__FN(erf)(TFB__VF x) {
+    TFB__VF m = TFB__VMAX(TFB__VSET1(-4.0f), TFB__FN(nabs)(x)), z = TFB__VMUL(m, m);
+    TFB__VF a = TFB__VSUB(TFB__VSET1(0.0f), m), s, p, q;
+    p = TFB__VK(TFB__VSET1(7.84619717e-5f), z, -8.00788926e-4f);
+    p = TFB__VK(p, z, 5.18807447e-3f);
+    p = TFB__VK(p, z, -2.68536918e-2f);
+    p = TFB__VK(p, z, 0.112835832f);
+    p = TFB__VK(p, z, -0.376126260f);
+    p = TFB__VK(p, z, 0.128379166f);
+    p = TFB__VFMA(a, p, a);
+    q = TFB__VK(TFB__VSET1(-2.11577310e-4f), a, 3.19497357e-3f);
+    q = TFB__VK(q, a, -2.28253864e-2f);
+    q = TFB__VK(q, a, 0.105160214f);
+    q = TFB__VK(q, a, 0.635796249f);
+    q = TFB__VK(q, a, 1.12849104f);
+    q = TFB__FN(expm1_poly)(TFB__FN(exp_split)(TFB__VMUL(m, q), &s));
+    s = TFB__VSUB(TFB__VSET1(0.0f), s);
+    q = TFB__VFMA(q, s, TFB__VADD(s, TFB__VSET1(1.0f)));
+    p = TFB__VSEL(TFB__VLT(a, TFB__VSET1(1.0f)), p, q);
+    return TFB__FN(flip)(p, TFB__FN(sign)(x));
+}
+
+/* sigmoid: 1 / (1 + e^-x), +0 where that is below 2^-126. Max 2.00 ulp (1.9991). */
+TFB__INLINE TFB__VF TFB__FN(sigmoid)(TFB__VF x) {
+    TFB__VF d = TFB__FN(one_exp)(TFB__VSUB(TFB__VSET1(0.0f), x));
+    TFB__VF inf = TFB__VFLOAT(TFB__VISET1(0x7f800000));
+    d = TFB__VSEL(TFB__VLT(x, TFB__VSET1(-87.336544f)), inf, d);
+    return TFB__VDIV(TFB__VSET1(1.0f), d);
+}
+
+/* silu: x / (1 + e^-x). Max 2.00 ulp (1.998) from -88.3 up; below that -0, where the true
+ * value is under 4e-37. */
+TFB__INLINE TFB__VF TFB__FN(silu)(TFB__VF x) {
+    TFB__VF d = TFB__FN(one_exp)(TFB__VSUB(TFB__VSET1(0.0f), x));
+    TFB__VM low = TFB__VLT(x, TFB__VSET1(-88.3f));
+    return TFB__VSEL(low, TFB__VSET1(-0.0f), TFB__VDIV(x, d));
+}
+
+/* gelu_tanh: 0.5 (1 + tanh u) = 1 / (1 + e^-2u), so no cancellation: x / (1 + e^-2u).
+ * Max 6.3e-7 absolutely, 2.51 ulp above -1, 211 ulp (2.6e-5 relative) in the tail;
+ * -0 below -10.04, where the true value is under 5e-38. */
+TFB__INLINE TFB__VF TFB__FN(gelu_tanh)(TFB__VF x) {
+    TFB__VF c = TFB__VK(TFB__VMUL(x, x), TFB__VSET1(-0.0713548163f), -1.59576912f);
+    TFB__VF d = TFB__FN(one_exp)(TFB__VMUL(x, c));
+    TFB__VM low = TFB__VLT(x, TFB__VSET1(-10.04f));
+    return TFB__VSEL(low, TFB__VSET1(-0.0f), TFB__VDIV(x, d));
+}
+
+/* gelu_erf: with a = |x|, max(x, 0) - a e^(-a^2/2) G(a), G = erfcx(a / sqrt2) / 2 being
+ * P(u) / (a + k), u = (a - k) / (a + k), k = 3.78125, P of degree 10 (the map of
+ * Shepherd and Laframboise 1981); the rounding of a^2 is carried, so the tail
+ * too has relative accuracy: max 4.11 ulp, 4.8e-7 absolutely; -0 below -13.1, where the
+ * true value is under 2.2e-38. */
+TFB__INLINE TFB__VF TFB__FN(gelu_erf)(TFB__VF x) {
+    TFB__VF m = TFB__VMAX(TFB__VSET1(-13.1f), TFB__FN(nabs)(x)), u, v, w, p, s, r;
+    w = TFB__VDIV(m, TFB__VSUB(TFB__VSET1(3.78125f), m)); /* -a / (a + k) */
+    u = TFB__VK(w, TFB__VSET1(-2.0f), -1.0f);
+    p = TFB__VK(TFB__VSET1(-5.32800295e-5f), u, -1.03762854e-4f);
+    p = TFB__VK(p, u, 4.48273320e-4f);
+    p = TFB__VK(p, u, 7.30888976e-4f);
+    p = TFB__VK(p, u, -4.18299297e-3f);
+    p = TFB__VK(p, u, 2.65853741e-4f);
+    p = TFB__VK(p, u, 4.02179547e-2f);
+    p = TFB__VK(p, u, -0.155931622f);
+    p = TFB__VK(p, u, 0.357392073f);
+    p = TFB__VK(p, u, -0.590801656f);
+    p = TFB__VK(p, u, 0.750962675f);
+    v = TFB__VMUL(m, m);
+    u = TFB__VFMA(m, m, TFB__VSUB(TFB__VSET1(0.0f), v)); /* the error of v */
+    r = TFB__FN(exp_split)(TFB__VMUL(v, TFB__VSET1(-0.5f)), &s);
+    r = TFB__FN(expm1_poly)(TFB__VFMA(u, TFB__VSET1(-0.5f), r));
+    p = TFB__VMUL(TFB__VMUL(p, w), s);
+    u = TFB__VADD(p, TFB__VMAX(TFB__VSET1(0.0f), x));
+    p = TFB__VFMA(p, r, u);
+    return TFB__VSEL(TFB__VLT(x, TFB__VSET1(-13.1f)), TFB__VSET1(-0.0f), p);
+}
+
+/* softplus: max(x, 0) + log1p(e), e = e^-|x| <= 1; log1p is e + e^2 P(e), P of degree 8;
+ * +0 below 2^-126. Max 1.91 ulp. */
+TFB__INLINE TFB__VF TFB__FN(softplus)(TFB__VF x) {
+    TFB__VF m = TFB__VMAX(TFB__VSET1(-87.336540f), TFB__FN(nabs)(x)), e, p;
+    TFB__VF zero = TFB__VSET1(0.0f), s;
+    e = TFB__FN(expm1_poly)(TFB__FN(exp_split)(m, &s));
+    e = TFB__VFMA(e, s, s);
+    p = TFB__VK(TFB__VSET1(-3.31243477e-3f), e, 2.01764461e-2f);
+    p = TFB__VK(p, e, -5.76093942e-2f);
+    p = TFB__VK(p, e, 0.106746942f);
+    p = TFB__VK(p, e, -0.153517172f);
+    p = TFB__VK(p, e, 0.196940243f);
+    p = TFB__VK(p, e, -0.249582931f);
+    p = TFB__VK(p, e, 0.333304793f);
+    p = TFB__VK(p, e, -0.499999315f);
+    p = TFB__VMUL(TFB__VMAX(TFB__VSET1(1e-30f), e), p); /* never subnormal */
+    p = TFB__VFMA(p, e, e);
+    p = TFB__VADD(TFB__VMAX(zero, x), p);
+    return TFB__VSEL(TFB__VLT(x, TFB__VSET1(-87.336544f)), zero, p);
+}
+
+/* relu: x < 0 ? +0 : x; NaN and -0.0 stay. relu_squared: its square (-0.0 gives +0). */
+TFB__INLINE TFB__VF TFB__FN(relu)(TFB__VF x) {
+    TFB__VF zero = TFB__VSET1(0.0f);
+    return TFB__VSEL(TFB__VLT(x, zero), zero, x);
+}
+
+TFB__INLINE TFB__VF TFB__FN(relu_squared)(TFB__VF x) {
+    TFB__VF r = TFB__FN(relu)(x);
+    return TFB__VMUL(r, r);
+}
+
+/* Quadrant q (low two bits): sine is s or c with the sign of q's second bit. */
+TFB__INLINE TFB__VF TFB__FN(quad)(TFB__VF s, TFB__VF c, TFB__VI q) {
+    TFB__VI odd = TFB__VISHL(TFB__VIAND(q, TFB__VISET1(1)), 24), neg;
+    neg = TFB__VIAND(TFB__VISHL(q, 30), TFB__VISET1(0x80000000u));
+    s = TFB__VSEL(TFB__VEQ(TFB__VFLOAT(odd), TFB__VSET1(0.0f)), s, c);
+    return TFB__FN(flip)(s, neg);
+}
+
+/* sin(r + q pi/2), |r| <= pi/4: degrees 7 and 8. Sine as r(1 - 2^-24) + r(2^-24 + ...):
+ * both terms have the sign of r, which keeps -0. */
+TFB__INLINE TFB__VF TFB__FN(sin_quad)(TFB__VF r, TFB__VI q) {
+    TFB__VF z = TFB__VMUL(r, r), s, c;
+    s = TFB__VK(TFB__VSET1(-1.95182845e-4f), z, 8.33218917e-3f);
+    s = TFB__VK(s, z, -0.166666552f);
+    s = TFB__VK(s, z, 5.96046448e-8f);
+    s = TFB__VFMA(r, TFB__VSET1(0.999999940f), TFB__VMUL(r, s));
+    c = TFB__VK(TFB__VSET1(2.44325638e-5f), z, -1.38873106e-3f);
+    c = TFB__VK(c, z, 4.16666456e-2f);
+    c = TFB__VK(c, z, -0.5f);
+    c = TFB__VK(c, z, 1.0f);
+    return TFB__FN(quad)(s, c, q);
+}
+
+/* sin and cos, radians: three constants with fma, all of one sign (n = 0 keeps -0). Max
+ * 1.55 ulp for |x| <= 2^17; beyond, lanes are garbage and the caller repairs them with
+ * tfb__trig_large; inf and NaN give NaN here already. */
+TFB__INLINE TFB__VF TFB__FN(trig)(TFB__VF x, TFB__VI shift) {
+    TFB__VF k = TFB__VSET1(12582912.0f), nf = TFB__VFMA(x, TFB__VSET1(0.636619747f), k);
+    TFB__VF n = TFB__VSUB(nf, k), r = TFB__VFMA(n, TFB__VSET1(-1.57079625f), x);
+    r = TFB__VFMA(n, TFB__VSET1(-7.54978942e-8f), r);
+    r = TFB__VFMA(n, TFB__VSET1(-5.39030295e-15f), r);
+    return TFB__FN(sin_quad)(r, TFB__VIADD(TFB__VBITS(nf), shift));
+}
+
+TFB__INLINE TFB__VF TFB__FN(sin)(TFB__VF x) {
+    return TFB__FN(trig)(x, TFB__VISET1(0));
+}
+
+TFB__INLINE TFB__VF TFB__FN(cos)(TFB__VF x) {
+    return TFB__FN(trig)(x, TFB__VISET1(1));
+}
+
+/* sin(2 pi t) and cos(2 pi t): t - round(4t)/4 is exact for |t| <= 2^20; degrees 7 and 8,
+ * 2 pi in two parts, the first rounded down (so the parts agree in sign and -0 stays).
+ * Max 1.00 and 0.88 ulp. */
+TFB__INLINE void TFB__FN(sincos_turns)(TFB__VF t, TFB__VF *s, TFB__VF *c) {
+    TFB__VF k = TFB__VSET1(12582912.0f), nf = TFB__VFMA(t, TFB__VSET1(4.0f), k), r, z;
+    TFB__VF p, g;
+    r = TFB__VFMA(TFB__VSUB(nf, k), TFB__VSET1(-0.25f), t);
+    z = TFB__VMUL(r, r);
+    p = TFB__VK(TFB__VSET1(-75.4351273f), z, 81.5935211f);
+    p = TFB__VK(p, z, -41.3416710f);
+    p = TFB__VK(p, z, 3.01991605e-7f);
+    p = TFB__VFMA(r, TFB__VSET1(6.28318501f), TFB__VMUL(r, p));
+    g = TFB__VK(TFB__VSET1(58.8147774f), z, -85.4294968f);
+    g = TFB__VK(g, z, 64.9391785f);
+    g = TFB__VK(g, z, -19.7392082f);
+    g = TFB__VK(g, z, 1.0f);
+    *s = TFB__FN(quad)(p, g, TFB__VBITS(nf));
+    *c = TFB__FN(quad)(p, g, TFB__VIADD(TFB__VBITS(nf), TFB__VISET1(1)));
+}
+
+/* ===== [10] KERNELS ================================================================= */
+/* One source, compiled once per instruction set. Lanes lie along output dimensions; no
+ * sum runs across them except by tfb__fold16. */
+
+/* 0 where flags fused a * b + c or reordered a sum: a probe that cannot be folded. */
+static int TFB__FN(probe)(float a, float b, float c) {
+    volatile float va = a, vb = b, vc = c, product = va * vb;
+    float x = va, y = vb, z = vc, p = product;
+    return tfb__bits_of(x * y + z) == tfb__bits_of(p + z) &&
+           tfb__bits_of((x + 1.0e8f) - 1.0e8f) != tfb__bits_of(x);
+}
+
+/* --- Lanes from and to memory that is strided or ends early. --- */
+TFB__INLINE TFB__VF TFB__FN(gather)(const float *p, tfb_idx stride, tfb_idx n) {
+    float lane[TFB__VW] = TFB_INIT;
+    tfb_idx i;
+    if (stride == 1) return TFB__VLOADN(p, n);
+    for (i = 0; i < TFB__VW && i < n; i++) lane[i] = p[i * stride];
+    return TFB__VLOAD(lane);
+}
+
+TFB__INLINE void TFB__FN(scatter)(float *p, tfb_idx stride, TFB__VF v, tfb_idx n) {
+    float lane[TFB__VW];
+    tfb_idx i;
+    if (stride == 1) {
+        TFB__VSTOREN(p, v, n);
+        return;
+    }
+    TFB__VSTORE(lane, v);
+    for (i = 0; i < TFB__VW && i < n; i++) p[i * stride] = lane[i];
+}
+
+/* v in lanes lo <= i < hi, fill in the others. */
+TFB__INLINE TFB__VF TFB__FN(keep)(TFB__VF v, tfb_idx lo, tfb_idx hi, float fill) {
+    TFB__VF at = TFB__VLOAD(tfb__iota), other = TFB__VSET1(fill);
+    if (lo <= 0 && hi >= TFB__VW) return v;
+    v = TFB__VSEL(TFB__VLT(at, TFB__VSET1((float)hi)), v, other);
+    return TFB__VSEL(TFB__VLT(at, TFB__VSET1((float)lo)), other, v);
+}
+
+/* --- Matmul: a register tile of R rows x V vectors, R and V known after inlining. The
+ * accumulators are named because vectors of some instruction sets have no size. --- */
+/* clang-format off */
+#define TFB__TILE_COLS(X, i)                                                             \
+    X(i, 0) X(i, 1) X(i, 2) X(i, 3) X(i, 4) X(i, 5) X(i, 6) X(i, 7)
+#define TFB__TILE_8(X)       X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define TFB__TILE_8X8(X)                                                                 \
+    TFB__TILE_COLS(X, 0) TFB__TILE_COLS(X, 1) TFB__TILE_COLS(X, 2) TFB__TILE_COLS(X, 3)  \
+    TFB__TILE_COLS(X, 4) TFB__TILE_COLS(X, 5) TFB__TILE_COLS(X, 6) TFB__TILE_COLS(X, 7)
+#define TFB__TILE_A(i)       const float *a##i = t->a + (row + (R > i ? i : 0)) * t->lda;
+#define TFB__TILE_OFFSET(j)                                                              \
+    const tfb_idx at##j = j / per_panel * t->bps + j % per_panel * TFB__VW;
+#define TFB__TILE_ZERO(i, j) TFB__VF c##i##j = TFB__VSET1(0.0f);
+#define TFB__TILE_CARRY(i, j)                                                            \
+    if (R > i && V > j)                                                                  \
+        c##i##j = TFB__VMUL(TFB__VLOAD(s + i * t->lds + j * TFB__VW),                    \
+                            TFB__VSET1(t->carry[row + i]));
+#define TFB__TILE_B(j) TFB__VF b##j = V > j ? TFB__VLOADP(b + at##j) : TFB__VSET1(0.0f);
+#define TFB__TILE_FMA(i, j)                                                              \
+    if (V > j) c##i##j = TFB__VFMA(x, b##j, c##i##j);
+#define TFB__TILE_STEP(i)                                                                \
+    if (R > i) {                                                                         \
+        TFB__VF x = TFB__VSET1(a##i[k]);                                                 \
+        TFB__TILE_COLS(TFB__TILE_FMA, i)                                                 \
+    }
+#define TFB__TILE_STORE(i, j)                                                            \
+    if (R > i && V > j) {                                                                \
+        float *to = s + i * t->lds + j * TFB__VW;                                        \
+        if (k0) c##i##j = TFB__VADD(TFB__VLOAD(to), c##i##j);                            \
+        TFB__VSTORE(to, c##i##j);                                                        \
+    }
+/* clang-format on */
+
+TFB__INLINE void TFB__FN(tile)(const tfb__mm *t, tfb_idx row, tfb_idx vec, const int R,
+                               const int V) {
+    const tfb_idx per_panel = TFB__PANEL / TFB__VW;
+    const float *b = t->b + vec / per_panel * t->bps + vec % per_panel * TFB__VW;
+    float *s = t->s + row * t->lds + vec * TFB__VW;
+    tfb_idx k0, k = 0;
+    TFB__TILE_8(TFB__TILE_A)
+    TFB__TILE_8(TFB__TILE_OFFSET)
+    for (k0 = 0; k0 == 0 || k0 < t->k; k0 += TFB__BLOCK) {
+        const tfb_idx end = TFB__MIN(k0 + TFB__BLOCK, t->k);
+        TFB__TILE_8X8(TFB__TILE_ZERO)
+        if (t->carry) {
+            TFB__TILE_8X8(TFB__TILE_CARRY)
+        }
+        TFB__UNROLL4
+        for (; k < end; k++) {
+            TFB__TILE_8(TFB__TILE_B)
+            TFB__TILE_8(TFB__TILE_STEP)
+            b += TFB__PANEL;
+        }
+        TFB__TILE_8X8(TFB__TILE_STORE)
+    }
+}
+
+#define TFB__TILE_NAME(R, V) TFB__CAT(TFB__CAT(tfb__tile##R##x##V, _), TFB__SUFFIX)
+#define TFB__TILE_DEFINE(R, V)                                                           \
+    static TFB__NOINLINE void TFB__TILE_NAME(R, V)(const tfb__mm *t, tfb_idx row,        \
+                                                   tfb_idx vec) {                        \
+        TFB__CALL(tile, t, row, vec, R, V);                                              \
+    }
+TFB__TILES(TFB__TILE_DEFINE)
+
+/* Each tile takes what it can of a strip of rows; TILES has the widest first. */
+static void TFB__FN(mm)(const tfb__mm *t) {
+    const tfb_idx vecs = t->panels * (TFB__PANEL / TFB__VW);
+    tfb_idx row, rows;
+    for (row = 0; row < t->rows; row += rows) {
+        tfb_idx vec = 0;
+        rows = TFB__MIN(TFB__TILE_ROWS, t->rows - row);
+#define TFB__TILE_RUN(R, V)                                                              \
+    if (rows == R)                                                                       \
+        for (; vec + V <= vecs; vec += V) TFB__TILE_NAME(R, V)(t, row, vec);
+        TFB__TILES(TFB__TILE_RUN)
+#undef TFB__TILE_RUN
+    }
+}
+
+#undef TFB__TILE_COLS
+#undef TFB__TILE_8
+#undef TFB__TILE_8X8
+#undef TFB__TILE_A
+#undef TFB__TILE_OFFSET
+#undef TFB__TILE_ZERO
+#undef TFB__TILE_CARRY
+#undef TFB__TILE_B
+#undef TFB__TILE_FMA
+#undef TFB__TILE_STEP
+#undef TFB__TILE_STORE
+#undef TFB__TILE_DEFINE
+
+/* panel[k][16]: lane lane0 + i holds x[i * lane_stride + k * k_stride], others +0. */
+static void TFB__FN(pack)(tfb_idx k, tfb_idx lane0, tfb_idx n, const float *x,
+                          tfb_idx lane_stride, tfb_idx k_stride, float *panel) {
+    tfb_idx i, j;
+    for (j = 0; j < k; j++, panel += TFB__PANEL, x += k_stride) {
+        if (n < TFB__PANEL) memset((void *)panel, 0, TFB__PANEL * sizeof *panel);
+        for (i = 0; i < n; i++) tfb__store_le(panel + lane0 + i, x[i * lane_stride]);
+    }
+}
+
+/* --- Elementwise. --- */
+TFB__INLINE TFB__VF TFB__FN(identity)(TFB__VF x) {
+    return x;
+}
+
+static TFB__NOINLINE TFB__VF TFB__FN(apply)(tfb_fn fn, TFB__VF x) {
+    switch (fn) {
+#define TFB__APPLY(NAME, name)                                                           \
+    case TFB_FN_##NAME: return TFB__FN(name)(x);
+        TFB_FN_LIST(TFB__APPLY)
+#undef TFB__APPLY
+    case TFB__FNS: break;
+    }
+    return x;
+}
+
+static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
+    tfb_idx i, j;
+    for (i = 0; i < n; i += TFB__VW) {
+        float lane[TFB__VW], other;
+        TFB__VF v = TFB__VLOADN(x + i, n - i);
+        TFB__VSTORE(lane, v);
+        TFB__VSTOREN(y + i, TFB__FN(apply)(fn, v), n - i);
+        if (fn != TFB_FN_SIN && fn != TFB_FN_COS) continue;
+        for (j = 0; j < TFB__VW && j < n - i; j++) { /* the vector path ends at 2^17 */
+            if (lane[j] >= -131072.0f && lane[j] <= 131072.0f) continue;
+            if (fn == TFB_FN_SIN) tfb__trig_large(lane[j], y + i + j, &other);
+            else tfb__trig_large(lane[j], &other, y + i + j);
+        }
+    }
+}
+
+static void TFB__FN(epilogue)(const tfb__epilogue *e) {
+    const TFB__VF alpha = TFB__VSET1(e->alpha), zero = TFB__VSET1(0.0f);
+    tfb_idx row, c;
+    for (row = 0; row < e->rows; row++) {
+        const float *s = e->s + row * e->s_rs, *up = e->up + row * e->s_rs;
+        for (c = 0; c < e->cols; c += TFB__VW) {
+            const tfb_idx n = e->cols - c;
+            TFB__VF bias = e->bias ? TFB__VLOADN(e->bias + c, n) : zero;
+            TFB__VF v = TFB__FN(gather)(s + c * e->s_cs, e->s_cs, n);
+            v = TFB__FN(apply)(e->act, TFB__VFMA(alpha, v, bias));
+            if (e->up) {
+                TFB__VF u = TFB__FN(gather)(up + c * e->s_cs, e->s_cs, n);
+                bias = e->bias ? TFB__VLOADN(e->bias_up + c, n) : zero;
+                v = TFB__VMUL(v, TFB__VFMA(alpha, u, bias));
+            }
+            if (e->r)
+                v = TFB__VADD(
+                    v, TFB__FN(gather)(e->r + row * e->r_rs + c * e->r_cs, e->r_cs, n));
+            TFB__CALL(scatter, e->y + row * e->y_rs + c * e->y_cs, e->y_cs, v, n);
+        }
+    }
+}
+
+/* --- Rows: element i goes to lane i mod 16. --- */
+static float TFB__FN(row_sum)(tfb_idx n, const float *x) {
+    float lane[TFB__LANES];
+    tfb_idx l, i;
+    for (l = 0; l < TFB__LANES; l += TFB__VW) {
+        TFB__VF sum = TFB__VSET1(0.0f);
+        for (i = l; i < n; i += TFB__LANES)
+            sum = TFB__VADD(sum, TFB__VLOADN(x + i, n - i));
+        TFB__VSTORE(lane + l, sum);
+    }
+    return tfb__fold16(lane);
+}
+
+static float TFB__FN(row_squares)(tfb_idx n, const float *x, float mean) {
+    float lane[TFB__LANES];
+    tfb_idx l, i;
+    for (l = 0; l < TFB__LANES; l += TFB__VW) {
+        TFB__VF sum = TFB__VSET1(0.0f);
+        for (i = l; i < n; i += TFB__LANES) {
+            TFB__VF d = TFB__VSUB(TFB__VLOADN(x + i, n - i), TFB__VSET1(mean));
+            d = TFB__FN(keep)(d, 0, n - i, 0.0f);
+            sum = TFB__VFMA(d, d, sum);
+        }
+        TFB__VSTORE(lane + l, sum);
+    }
+    return tfb__fold16(lane);
+}
+
+static float TFB__FN(row_max)(tfb_idx n, const float *x) {
+    float lane[TFB__VW], max = -FLT_MAX;
+    TFB__VF v = TFB__VSET1(max);
+    tfb_idx i;
+    for (i = 0; i < n; i += TFB__VW)
+        v = TFB__VMAX(TFB__FN(keep)(TFB__VLOADN(x + i, n - i), 0, n - i, -FLT_MAX), v);
+    TFB__VSTORE(lane, v);
+    for (i = 0; i < TFB__VW; i++) max = lane[i] > max ? lane[i] : max;
+    return max;
+}
+
+static void TFB__FN(norm)(const tfb__norm *t) {
+    const float *x = t->x;
+    float mean = 0, scale, count = (float)t->n;
+    tfb_idx i;
+    if (t->r || t->sum) {
+        float *s = t->sum ? t->sum : t->y;
+        for (i = 0; i < t->n; i += TFB__VW) {
+            TFB__VF v = TFB__VLOADN(x + i, t->n - i);
+            if (t->r) v = TFB__VADD(v, TFB__VLOADN(t->r + i, t->n - i));
+            TFB__VSTOREN(s + i, v, t->n - i);
+        }
+        x = s;
+    }
+    if (t->centre) mean = TFB__FN(row_sum)(t->n, x) / count;
+    scale = 1.0f / TFB__SQRT(TFB__FN(row_squares)(t->n, x, mean) / count + t->eps);
+    for (i = 0; i < t->n; i += TFB__VW) {
+        TFB__VF v = TFB__VSUB(TFB__VLOADN(x + i, t->n - i), TFB__VSET1(mean));
+        TFB__VF w = t->w ? TFB__VLOADN(t->w + i, t->n - i) : TFB__VSET1(1.0f);
+        TFB__VF b = t->b ? TFB__VLOADN(t->b + i, t->n - i) : TFB__VSET1(0.0f);
+        v = TFB__VFMA(TFB__VMUL(v, TFB__VSET1(scale)), w, b);
+        TFB__VSTOREN(t->y + i, v, t->n - i);
+    }
+}
+
+static float TFB__FN(softmax)(tfb_idx n, const float *x, float *y) {
+    float lane[TFB__LANES], sum, max = TFB__FN(row_max)(n, x);
+    tfb_idx l, i;
+    for (l = 0; l < TFB__LANES; l += TFB__VW) {
+        TFB__VF all = TFB__VSET1(0.0f);
+        for (i = l; i < n; i += TFB__LANES) {
+            TFB__VF p = TFB__VSUB(TFB__VLOADN(x + i, n - i), TFB__VSET1(max));
+            p = TFB__FN(keep)(TFB__FN(exp)(p), 0, n - i, 0.0f);
+            TFB__VSTOREN(y + i, p, n - i);
+            all = TFB__VADD(all, p);
+        }
+        TFB__VSTORE(lane + l, all);
+    }
+    sum = tfb__fold16(lane);
+    if (sum >= 0 && sum <= 0) return -TFB__FLT_INF; /* nothing but -inf: y is zeros */
+    for (i = 0; i < n; i += TFB__VW)
+        TFB__VSTOREN(y + i, TFB__VDIV(TFB__VLOADN(y + i, n - i), TFB__VSET1(sum)), n - i);
+    TFB__VSTORE(lane, TFB__FN(log)(TFB__VSET1(sum)));
+    return max + lane[0];
+}
+
+/* Cosine and sine of pos * (hi + lo) turns. The fma gives the product's error, so that
+ * nothing is lost before the whole turns are dropped: CONTRACT section 2. */
+static void TFB__FN(turns)(tfb_idx n, float pos, const float *hi, const float *lo,
+                           float *cosine, float *sine) {
+    const TFB__VF p = TFB__VSET1(pos), round = TFB__VSET1(12582912.0f);
+    tfb_idx i;
+    for (i = 0; i < n; i += TFB__VW) {
+        TFB__VF f = TFB__VLOADN(hi + i, n - i), t = TFB__VMUL(p, f);
+        TFB__VF e = TFB__VFMA(p, f, TFB__VSUB(TFB__VSET1(0.0f), t));
+        t = TFB__VSUB(t, TFB__VSUB(TFB__VADD(t, round), round));
+        t = TFB__VADD(t, TFB__VFMA(p, TFB__VLOADN(lo + i, n - i), e));
+        TFB__CALL(sincos_turns, t, &e, &f);
+        TFB__VSTOREN(sine + i, e, n - i);
+        TFB__VSTOREN(cosine + i, f, n - i);
+    }
+}
+
+static void TFB__FN(rotate)(tfb_idx n, const float *x0, const float *x1, tfb_idx xs,
+                            float *y0, float *y1, tfb_idx ys, const float *cosine,
+                            const float *sine) {
+    tfb_idx i;
+    for (i = 0; i < n; i += TFB__VW) {
+        TFB__VF c = TFB__VLOADN(cosine + i, n - i), s = TFB__VLOADN(sine + i, n - i);
+        TFB__VF a = TFB__FN(gather)(x0 + i * xs, xs, n - i);
+        TFB__VF b = TFB__FN(gather)(x1 + i * xs, xs, n - i);
+        TFB__VF minus = TFB__VFLOAT(TFB__VIXOR(TFB__VBITS(s), TFB__VISET1(0x80000000u)));
+        TFB__CALL(scatter, y0 + i * ys, ys, TFB__VFMA(a, c, TFB__VMUL(b, minus)), n - i);
+        TFB__CALL(scatter, y1 + i * ys, ys, TFB__VFMA(b, c, TFB__VMUL(a, s)), n - i);
+    }
+}
+
+/* --- Attention: one block of query rows of one kv head, all its keys. --- */
+TFB__INLINE float TFB__FN(exp1)(float x) {
+    float lane[TFB__VW];
+    TFB__VSTORE(lane, TFB__FN(exp)(TFB__VSET1(x)));
+    return lane[0];
+}
+
+/* One row of a tile: scores s[lo, hi) become weights, everything else +0; m, l and the
+ * factor for what was summed before follow: CONTRACT section 5. */
+static void TFB__FN(attn_row)(float *s, tfb_idx lo, tfb_idx hi, float scale, float *m,
+                              float *l, float *carry) {
+    const tfb_idx first = lo / TFB__VW * TFB__VW;
+    float lane[TFB__VW], max = *m;
+    TFB__VF v = TFB__VSET1(max);
+    tfb_idx c, g;
+    *carry = 1.0f;
+    if (lo >= hi) {
+        memset((void *)s, 0, TFB__KT * sizeof *s);
+        return;
+    }
+    for (c = first; c < hi; c += TFB__VW) {
+        TFB__VF x = TFB__VMUL(TFB__VLOAD(s + c), TFB__VSET1(scale));
+        TFB__VSTORE(s + c, x);
+        v = TFB__VMAX(TFB__FN(keep)(x, lo - c, hi - c, -FLT_MAX), v);
+    }
+    TFB__VSTORE(lane, v);
+    for (c = 0; c < TFB__VW; c++) max = lane[c] > max ? lane[c] : max;
+    *carry = TFB__FN(exp1)(*m - max);
+    *m = max;
+    for (g = 0; g < TFB__LANES; g += TFB__VW) {
+        TFB__VF sum = TFB__VMUL(TFB__VLOAD(l + g), TFB__VSET1(*carry));
+        for (c = g; c < TFB__KT; c += TFB__LANES) {
+            TFB__VF p = TFB__VSET1(0.0f);
+            if (c + TFB__VW > lo && c < hi) {
+                p = TFB__FN(exp)(TFB__VSUB(TFB__VLOAD(s + c), TFB__VSET1(max)));
+                p = TFB__FN(keep)(p, lo - c, hi - c, 0.0f);
+            }
+            TFB__VSTORE(s + c, p);
+            sum = TFB__VADD(sum, p);
+        }
+        TFB__VSTORE(l + g, sum);
+    }
+}
+
+/* acc = acc * carry + p V over keys lo .. hi - 1 only: for tiles where some value is not
+ * finite, since +0 times those would leak. */
+static void TFB__FN(attn_select)(float *acc, tfb_idx panels, float carry, const float *p,
+                                 const float *v, tfb_idx lo, tfb_idx hi) {
+    tfb_idx c, j;
+    for (c = 0; c < panels * TFB__PANEL; c += TFB__VW) {
+        const float *at = v + c / TFB__PANEL * TFB__PANEL * TFB__KT + c % TFB__PANEL;
+        TFB__VF sum = TFB__VMUL(TFB__VLOAD(acc + c), TFB__VSET1(carry));
+        for (j = lo; j < hi; j++)
+            sum = TFB__VFMA(TFB__VSET1(p[j]), TFB__VLOADP(at + j * TFB__PANEL), sum);
+        TFB__VSTORE(acc + c, sum);
+    }
+}
+
+/* Copies the block's queries and finds which keys each row sees: lo <= j < hi. */
+static void TFB__FN(attn_rows)(const tfb__attn *a, tfb__attn_state *w, tfb_idx batch,
+                               tfb_idx kv_head, tfb_idx row0) {
+    tfb_idx r, d;
+    for (r = 0; r < w->rows; r++) {
+        const tfb_idx t = (row0 + r) / a->group;
+        const tfb_idx h = kv_head * a->group + (row0 + r) % a->group;
+        const float *q = a->q + batch * a->q_st[0] + h * a->q_st[1] + t * a->q_st[2];
+        const tfb_idx last = a->causal ? t + a->offset : a->S - 1;
+        w->lo[r] = a->window ? TFB__MIN(a->S, TFB__MAX(0, last - a->window + 1)) : 0;
+        w->hi[r] = TFB__MAX(w->lo[r], TFB__MIN(a->S, last + 1));
+        for (d = 0; d < a->D; d++) w->q[r * a->D + d] = q[d * a->q_st[3]];
+        w->all_m[r] = -FLT_MAX;
+        w->all_l[r] = 0;
+    }
+    memset((void *)w->all, 0, (size_t)(w->rows * w->panels * TFB__PANEL) * sizeof(float));
+}
+
+/* One tile: keys j0 .. j1 - 1 of the tensor, of which j0 is number `at` of the tile. */
+static void TFB__FN(attn_tile)(const tfb__attn *a, tfb__attn_state *w, const float *k,
+                               const float *v, tfb_idx j0, tfb_idx j1, tfb_idx at) {
+    const tfb_idx end = at + j1 - j0, p0 = at / TFB__PANEL;
+    const tfb_idx p1 = (end + TFB__PANEL - 1) / TFB__PANEL;
+    tfb_idx r, p;
+    int mixed = 0, finite = 1;
+    tfb__mm mm;
+    for (p = p0; p < p1; p++) {
+        const tfb_idx from = TFB__MAX(at, p * TFB__PANEL);
+        const tfb_idx to = TFB__MIN(end, (p + 1) * TFB__PANEL);
+        TFB__CALL(pack, a->D, from % TFB__PANEL, to - from,
+                  k + (j0 + from - at) * a->k_st[2], a->k_st[2], a->k_st[3],
+                  w->keys + p * a->D * TFB__PANEL);
+    }
+    memset((void *)&mm, 0, sizeof mm);
+    mm.rows = w->rows;
+    mm.panels = p1 - p0;
+    mm.k = mm.lda = a->D;
+    mm.a = w->q;
+    mm.b = w->keys + p0 * a->D * TFB__PANEL;
+    mm.bps = a->D * TFB__PANEL;
+    mm.s = w->s + p0 * TFB__PANEL;
+    mm.lds = TFB__KT;
+    TFB__CALL(mm, &mm);
+    for (r = 0; r < w->rows; r++) {
+        const tfb_idx lo = TFB__MAX(w->lo[r], j0), hi = TFB__MIN(w->hi[r], j1);
+        mixed |= lo > j0 || hi < j1;
+        TFB__CALL(attn_row, w->s + r * TFB__KT, lo - j0 + at, hi - j0 + at, a->scale,
+                  w->m + r, w->l + r * TFB__LANES, w->carry + r);
+    }
+    for (p = 0; p < w->panels; p++) {
+        float *values = w->values + (p * TFB__KT + at) * TFB__PANEL;
+        TFB__CALL(pack, j1 - j0, 0, TFB__MIN(TFB__PANEL, a->Dv - p * TFB__PANEL),
+                  v + j0 * a->v_st[2] + p * TFB__PANEL * a->v_st[3], a->v_st[3],
+                  a->v_st[2], values);
+        if (mixed) finite &= tfb__all_finite((j1 - j0) * TFB__PANEL, values);
+    }
+    if (!finite) {
+        for (r = 0; r < w->rows; r++)
+            TFB__CALL(attn_select, w->acc + r * w->panels * TFB__PANEL, w->panels,
+                      w->carry[r], w->s + r * TFB__KT, w->values,
+                      TFB__MAX(w->lo[r], j0) - j0 + at, TFB__MIN(w->hi[r], j1) - j0 + at);
+        return;
+    }
+    mm.panels = w->panels;
+    mm.k = j1 - j0;
+    mm.a = w->s + at;
+    mm.lda = TFB__KT;
+    mm.b = w->values + at * TFB__PANEL;
+    mm.bps = TFB__KT * TFB__PANEL;
+    mm.s = w->acc;
+    mm.lds = w->panels * TFB__PANEL;
+    mm.carry = w->carry;
+    TFB__CALL(mm, &mm);
+}
+
+/* Folds the state of a split into that of all splits before it. */
+static void TFB__FN(attn_fold)(tfb__attn_state *w) {
+    const tfb_idx n = w->panels * TFB__PANEL;
+    tfb_idx r, c;
+    for (r = 0; r < w->rows; r++) {
+        const float l = tfb__fold16(w->l + r * TFB__LANES);
+        const float m = w->all_m[r] > w->m[r] ? w->all_m[r] : w->m[r];
+        const float e1 = TFB__FN(exp1)(w->all_m[r] - m), e2 = TFB__FN(exp1)(w->m[r] - m);
+        w->all_m[r] = m;
+        w->all_l[r] = TFB__FMA(w->all_l[r], e1, l * e2);
+        for (c = r * n; c < (r + 1) * n; c += TFB__VW)
+            TFB__VSTORE(w->all + c,
+                        TFB__VFMA(TFB__VLOAD(w->all + c), TFB__VSET1(e1),
+                                  TFB__VMUL(TFB__VLOAD(w->acc + c), TFB__VSET1(e2))));
+    }
+}
+
+static void TFB__FN(attn_store)(const tfb__attn *a, const tfb__attn_state *w,
+                                tfb_idx batch, tfb_idx kv_head, tfb_idx row0) {
+    tfb_idx r, c;
+    for (r = 0; r < w->rows; r++) {
+        const tfb_idx t = (row0 + r) / a->group;
+        const tfb_idx h = kv_head * a->group + (row0 + r) % a->group;
+        float *o = a->o + batch * a->o_st[0] + h * a->o_st[1] + t * a->o_st[2];
+        const float *all = w->all + r * w->panels * TFB__PANEL;
+        const int none = w->all_l[r] <= 0;
+        const float inverse = none ? 0.0f : 1.0f / w->all_l[r];
+        for (c = 0; c < a->Dv; c += TFB__VW) {
+            TFB__VF v =
+                TFB__VFMA(TFB__VLOAD(all + c), TFB__VSET1(inverse), TFB__VSET1(0.0f));
+            if (none) v = TFB__VSET1(0.0f);
+            TFB__CALL(scatter, o + c * a->o_st[3], a->o_st[3], v, a->Dv - c);
+        }
+        if (a->lse) {
+            float lane[TFB__VW];
+            TFB__VSTORE(lane, TFB__FN(log)(TFB__VSET1(w->all_l[r])));
+            a->lse[batch * a->lse_st[0] + h * a->lse_st[1] + t * a->lse_st[2]] =
+                none ? -TFB__FLT_INF : w->all_m[r] + lane[0];
+        }
+    }
+}
+
+static void TFB__FN(attention)(void *arg, tfb_idx i, int worker) {
+    const tfb__attn *a = (const tfb__attn *)arg;
+    const tfb_idx head = i / a->blocks, row0 = i % a->blocks * a->block_rows;
+    const tfb_idx batch = head / a->G, kv_head = head % a->G;
+    const float *k = a->k + batch * a->k_st[0] + kv_head * a->k_st[1];
+    const float *v = a->v + batch * a->v_st[0] + kv_head * a->v_st[1];
+    tfb_idx lo = a->S, hi = 0, n, r;
+    tfb__attn_state w;
+    tfb__attn_carve(a, a->scratch + a->worker_bytes * (size_t)worker, &w);
+    w.rows = TFB__MIN(a->block_rows, a->T * a->group - row0);
+    TFB__CALL(attn_rows, a, &w, batch, kv_head, row0);
+    for (r = 0; r < w.rows; r++) {
+        lo = TFB__MIN(lo, w.lo[r]);
+        hi = TFB__MAX(hi, w.hi[r]);
+    }
+    n = lo + a->key_pos0; /* numbers keys in the sequence */
+    while (n < hi + a->key_pos0) {
+        const tfb_idx split_end = TFB__MIN((n / TFB__KS + 1) * TFB__KS, hi + a->key_pos0);
+        for (r = 0; r < w.rows; r++) w.m[r] = -FLT_MAX;
+        memset((void *)w.l, 0, (size_t)(w.rows * TFB__LANES) * sizeof(float));
+        memset((void *)w.acc, 0,
+               (size_t)(w.rows * w.panels * TFB__PANEL) * sizeof(float));
+        while (n < split_end) {
+            const tfb_idx end = TFB__MIN((n / TFB__KT + 1) * TFB__KT, split_end);
+            TFB__CALL(attn_tile, a, &w, k, v, n - a->key_pos0, end - a->key_pos0,
+                      n % TFB__KT);
+            n = end;
+        }
+        TFB__CALL(attn_fold, &w);
+    }
+    TFB__CALL(attn_store, a, &w, batch, kv_head, row0);
+}
+
+static const tfb__kernels TFB__FN(kernels) = {
+#define TFB__STRING2(x) #x
+#define TFB__STRING(x)  TFB__STRING2(x)
+    TFB__STRING(TFB__SUFFIX),
+    TFB__FN(probe),
+    TFB__FN(mm),
+    TFB__FN(epilogue),
+    TFB__FN(pack),
+    TFB__FN(map),
+    TFB__FN(norm),
+    TFB__FN(softmax),
+    TFB__FN(turns),
+    TFB__FN(rotate),
+    TFB__FN(attention),
+};
+#undef TFB__STRING
+#undef TFB__STRING2
+
+#if TFB__GNU && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
+#pragma GCC pop_options
+#endif
+#endif /* TFB__PASS */
+
+#if defined(TFB__PASS) && TFB__PASS == TFB__PASS_SCALAR
+
+/* ===== [11] DISPATCH ================================================================ */
+/* The table is a field of the context, chosen when it is initialised. */
+
+typedef struct tfb__isa_row {
+    const char *name;
+    const tfb__kernels *kernels; /* NULL if this build lacks it */
+    uint32_t need;
+    const char *why;
+} tfb__isa_row;
+
+#if !TFB__X86
+#define tfb__kernels_avx2 tfb__kernels_scalar
+#endif
+
+/* Row i of TFB__ISA_LIST; 0 past the last. */
+static int tfb__isa_row_get(int i, tfb__isa_row *row) {
+    int at = 0;
+#define TFB__ISA_ROW(isa, built, cpu_need, reason)                                       \
+    if (at++ == i) {                                                                     \
+        row->name = #isa;                                                                \
+        row->kernels = (built) ? &tfb__kernels_##isa : NULL;                             \
+        row->need = cpu_need;                                                            \
+        row->why = (built) ? reason : "not in this build (compiler, target or switch)";  \
+        return 1;                                                                        \
+    }
+    TFB__ISA_LIST(TFB__ISA_ROW)
+    return 0;
+}
+
+static int tfb__isa_usable(const tfb__isa_row *row, uint32_t cpu) {
+    return row->kernels && (row->need & cpu) == row->need;
+}
+
+static const tfb__kernels *tfb__isa_best(uint32_t cpu) {
+    tfb__isa_row row;
+    int i;
+    for (i = 0; tfb__isa_row_get(i, &row); i++)
+        if (tfb__isa_usable(&row, cpu)) break;
+    return row.kernels; /* scalar is last and always usable */
+}
+
+TFB_API const char *tfb_isa_name(const tfb_ctx *ctx) {
+    return ctx && ctx->isa ? ctx->isa->name : "none";
+}
+
+TFB_API const char *tfb_isa_list(const tfb_ctx *ctx, int i, const char **why) {
+    tfb__isa_row row;
+    if (!ctx || i < 0 || !tfb__isa_row_get(i, &row)) return NULL;
+    if (why && tfb__isa_usable(&row, ctx->cpu))
+        *why = row.kernels == ctx->isa ? "in use" : "available";
+    else if (why) *why = row.why;
+    return row.name;
+}
+
+TFB_API tfb_status tfb_isa_force(tfb_ctx *ctx, const char *name) {
+    tfb__isa_row row;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(name, ctx, TFB_ERR_ARG, "tfb_isa_force: name is NULL");
+    for (i = 0; tfb__isa_row_get(i, &row); i++) {
+        if (strcmp(row.name, name) != 0) continue;
+        TFB__REQUIRE(tfb__isa_usable(&row, ctx->cpu), ctx, TFB_ERR_UNSUPPORTED,
+                     "tfb_isa_force: %s: %s", name, row.why);
+        ctx->isa = row.kernels;
+        return TFB_OK;
+    }
+    return tfb__fail(ctx, TFB_ERR_ARG, "tfb_isa_force: there is no table %s", name);
+}
+
+TFB_API tfb_status tfb_build_info(tfb_ctx *ctx) {
+    const float a = 1.000244140625f; /* 1 + 2^-12: its square needs 25 bits */
+    volatile float third = 1.0f, wide = 3.0f;
+    tfb__isa_row row;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(sizeof(float) == 4 && sizeof(double) == 8, ctx, TFB_ERR_UNSUPPORTED,
+                 "tfb_build_info: float or double is not IEEE");
+    third = third / wide; /* arithmetic in a wider format shows up here */
+    TFB__REQUIRE(TFB__EVAL_METHOD == 0, ctx, TFB_ERR_UNSUPPORTED,
+                 "tfb_build_info: float arithmetic is wider than float");
+    for (i = 0; tfb__isa_row_get(i, &row); i++)
+        TFB__REQUIRE(
+            !tfb__isa_usable(&row, ctx->cpu) || row.kernels->probe(a, a, -1.00048828125f),
+            ctx, TFB_ERR_UNSUPPORTED,
+            "tfb_build_info: compiler flags change the arithmetic of %s", row.name);
+#ifndef TFB_NO_MESSAGES
+    tfb__fail(ctx, TFB_OK, "tfblocks %s, table %s, numeric contract holds", TFB_VERSION,
+              tfb_isa_name(ctx));
+#endif
+    return TFB_OK;
+}
+
+/* --- Scalar pieces of the elementary functions. --- */
+/* sin and cos of any float, by Payne and Hanek's reduction: the 24-bit significand times
+ * 96 bits of 2/pi gives x / (pi/2) mod 4 to 2^-61; no float comes nearer than 2^-30 to a
+ * multiple of it, so the rounding of the angle to float rules. Max 1.53 ulp. */
+static void tfb__trig_large(float x, float *s, float *c) {
+    static const uint32_t two_pi[9] = {0u,          0xa2f9836eu, 0x4e441529u,
+                                       0xfc2757d1u, 0xf534ddc0u, 0xdb629599u,
+                                       0x3c439041u, 0xfe5163abu, 0xdebbc561u};
+    uint32_t b, e, m, w[3], i, j, q;
+    uint64_t f;
+    double d;
+    float r;
+    memcpy(&b, &x, sizeof b);
+    e = (b >> 23) & 255u;
+    if ((b & 0x7fffffffu) <= 0x48000000u || e == 255u) { /* inf, NaN give NaN */
+        *s = tfb__sin_scalar(x);
+        *c = tfb__cos_scalar(x);
+        return;
+    }
+    m = (b & 0x7fffffu) | 0x800000u;
+    i = e - 120u; /* x = m * 2^(e - 150); first bit taken has the weight 2^(151 - e) */
+    j = i & 31u;
+    i >>= 5;
+    for (q = 0; q < 3; q++)
+        w[q] = j ? two_pi[i + q] << j | two_pi[i + q + 1] >> (32u - j) : two_pi[i + q];
+    f = ((uint64_t)m * w[0] << 32) + (uint64_t)m * w[1] + ((uint64_t)m * w[2] >> 32);
+    q = (uint32_t)((f >> 61) + 1u) >> 1; /* nearest quarter turn */
+    f -= (uint64_t)q << 62;              /* two's complement, |f| <= 2^61 */
+    d = f >> 63 ? -(double)(0u - f) : (double)f;
+    r = (float)(d * 3.4061215800865546e-19); /* pi/2 / 2^62 */
+    if (b >> 31) {
+        r = -r;
+        q = 0u - q;
+    }
+    *s = tfb__sin_quad_scalar(r, q);
+    *c = tfb__sin_quad_scalar(r, q + 1u);
+}
+
+/* 2^x for |x| < 1000: Taylor series in x ln2 - n ln2. */
+static double tfb__exp2_d(double x) {
+    double k = 6755399441055744.0, n = (x + k) - k, y = (x - n) * 0.69314718055994531;
+    double p = 1.0, s;
+    int i;
+    uint64_t b;
+    for (i = 14; i > 0; i--) p = 1.0 + p * y / (double)i;
+    b = (uint64_t)(1023 + (int)n) << 52;
+    memcpy(&s, &b, sizeof s);
+    return p * s;
+}
+/* log2(x) for positive normal x: 2 atanh((m - 1) / (m + 1)), m in [sqrt 1/2, sqrt 2). */
+static double tfb__log2_d(double x) {
+    uint64_t b;
+    double m, s, z, t = 0.0;
+    int e, k;
+    memcpy(&b, &x, sizeof b);
+    b += 0x3ff0000000000000u - 0x3fe6a09e667f3bcdu;
+    e = (int)(b >> 52) - 1023;
+    b = (b & 0x000fffffffffffffu) + 0x3fe6a09e667f3bcdu;
+    memcpy(&m, &b, sizeof m);
+    s = (m - 1.0) / (m + 1.0);
+    z = s * s;
+    for (k = 23; k > 1; k -= 2) t = (t + 1.0 / (double)k) * z;
+    return (double)e + 2.8853900817779268 * (s + s * t);
+}
+
+/* ===== [12] TENSOR OPS ============================================================== */
+/* Copy and convert, add, mul, map, embed, argmax: plain loops over any strides. */
+
+/* IEEE binary16 from float, to nearest even; overflow gives inf, NaN stays NaN. */
+static uint16_t tfb__f16_of(float x) {
+    uint32_t u = tfb__bits_of(x), sign = u >> 16 & 0x8000, rest;
+    int shift;
+    u &= 0x7FFFFFFF;
+    if (u > 0x7F800000) return (uint16_t)(sign | 0x7E00);
+    if (u >= 0x47800000) return (uint16_t)(sign | 0x7C00);
+    if (u < 0x33000000) return (uint16_t)sign;
+    if (u >= 0x38800000) { /* normal: 13 bits go */
+        u -= 0x38000000;
+        shift = 13;
+    } else { /* subnormal: the leading 1 becomes a bit like the others */
+        shift = 126 - (int)(u >> 23);
+        u = (u & 0x7FFFFF) | 0x800000;
+    }
+    rest = u & ((1u << shift) - 1);
+    u >>= shift;
+    if (rest > 1u << (shift - 1) || (rest == 1u << (shift - 1) && (u & 1))) u++;
+    return (uint16_t)(sign | u);
+}
+
+static float tfb__f16_to(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 0x3FF;
+    if (e == 31) return tfb__float_of(sign | 0x7F800000 | m << 13);
+    if (e) return tfb__float_of(sign | (e + 112) << 23 | m << 13);
+    return sign ? -((float)m * 5.9604644775390625e-8f)
+                : (float)m * 5.9604644775390625e-8f;
+}
+
+static uint16_t tfb__bf16_of(float x) {
+    uint32_t u = tfb__bits_of(x);
+    if ((u & 0x7FFFFFFF) > 0x7F800000) return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
+}
+
+static float tfb__get(tfb_dtype dtype, const void *p) {
+    uint16_t h;
+    int32_t i;
+    if (dtype == TFB_F32) return *(const float *)p;
+    if (dtype == TFB_U8) return *(const uint8_t *)p;
+    if (dtype == TFB_I32) {
+        memcpy(&i, p, 4);
+        return (float)i;
+    }
+    memcpy(&h, p, 2);
+    return dtype == TFB_F16 ? tfb__f16_to(h) : tfb__float_of((uint32_t)h << 16);
+}
+
+static void tfb__set(tfb_dtype dtype, void *p, float x) {
+    uint16_t h;
+    if (dtype == TFB_F32) {
+        *(float *)p = x;
+        return;
+    }
+    h = dtype == TFB_F16 ? tfb__f16_of(x) : tfb__bf16_of(x);
+    memcpy(p, &h, 2);
+}
+
+/* x[i0 .. ][..] for three tensors of one shape, row by row along the last dimension. */
+typedef struct tfb__rows {
+    tfb_tensor y, a, b; /* b.data may be NULL */
+    tfb_idx n, inner;
+} tfb__rows;
+
+static void tfb__rows_init(tfb__rows *r, const tfb_tensor *y, const tfb_tensor *a,
+                           const tfb_tensor *b) {
+    r->y = *y;
+    r->a = *a;
+    r->b = b ? *b : *a;
+    r->inner = y->ndim ? y->shape[y->ndim - 1] : 1;
+    r->n = r->inner ? tfb_numel(y) / r->inner : 0;
+}
+
+/* The start of row i of t and, in *step, the bytes from one element to the next. */
+static char *tfb__row(const tfb_tensor *t, tfb_idx i, tfb_idx *step) {
+    const tfb_idx bytes = (tfb_idx)tfb_dtype_size(t->dtype);
+    *step = t->ndim ? t->stride[t->ndim - 1] * bytes : 0;
+    return (char *)t->data + (t->ndim ? tfb__offset(t, t->ndim - 1, i) * bytes : 0);
+}
+
+TFB_API tfb_status tfb_copy(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) {
+    tfb_tensor from;
+    tfb__rows rows;
+    tfb_idx i, j, xs, ys;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, "tfb_copy", "x", x, TFB__ANY_DTYPE, 0, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, "tfb_copy", "y", y, TFB__ANY_DTYPE, 0, TFB_MAX_DIMS));
+    TFB__REQUIRE(x->dtype == y->dtype || (TFB__MASK(y->dtype) & TFB__FLOATS), ctx,
+                 TFB_ERR_DTYPE, "tfb_copy: x is %s, y is %s: no such conversion",
+                 tfb__dtype_text(x->dtype), tfb__dtype_text(y->dtype));
+    TFB__TRY(tfb__broadcast(ctx, "tfb_copy", "x", x, y, &from));
+    TFB__TRY(tfb__check_out(ctx, "tfb_copy", "y", y));
+    TFB__TRY(tfb__check_alias(ctx, "tfb_copy", "y", y, "x", &from, 1));
+    if (ctx->measuring) return TFB_OK;
+    tfb__rows_init(&rows, y, &from, NULL);
+    for (i = 0; i < rows.n; i++) {
+        const char *px = tfb__row(&rows.a, i, &xs);
+        char *py = tfb__row(&rows.y, i, &ys);
+        if (x->dtype == y->dtype)
+            for (j = 0; j < rows.inner; j++)
+                memmove(py + j * ys, px + j * xs, tfb_dtype_size(x->dtype));
+        else
+            for (j = 0; j < rows.inner; j++)
+                tfb__set(y->dtype, py + j * ys, tfb__get(x->dtype, px + j * xs));
+    }
+    return TFB_OK;
+}
+
+static tfb_status tfb__binary(tfb_ctx *ctx, const char *fn, const tfb_tensor *a,
+                              const tfb_tensor *b, tfb_tensor *y, int multiply) {
+    tfb_tensor wide_a, wide_b;
+    tfb__rows rows;
+    tfb_idx i, j, as, bs, ys;
+    TFB__TRY(tfb__check(ctx, fn, "a", a, TFB__MASK(TFB_F32), 0, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, fn, "b", b, TFB__MASK(TFB_F32), 0, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 0, TFB_MAX_DIMS));
+    TFB__TRY(tfb__broadcast(ctx, fn, "a", a, y, &wide_a));
+    TFB__TRY(tfb__broadcast(ctx, fn, "b", b, y, &wide_b));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "a", &wide_a, 1));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "b", &wide_b, 1));
+    if (ctx->measuring) return TFB_OK;
+    tfb__rows_init(&rows, y, &wide_a, &wide_b);
+    for (i = 0; i < rows.n; i++) {
+        const float *pa = (const float *)(void *)tfb__row(&rows.a, i, &as);
+        const float *pb = (const float *)(void *)tfb__row(&rows.b, i, &bs);
+        float *py = (float *)(void *)tfb__row(&rows.y, i, &ys);
+        as /= 4;
+        bs /= 4;
+        ys /= 4;
+        for (j = 0; j < rows.inner; j++)
+            py[j * ys] = multiply ? pa[j * as] * pb[j * bs] : pa[j * as] + pb[j * bs];
+    }
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_add(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
+                           tfb_tensor *y) {
+    TFB__ENTER(ctx);
+    return tfb__binary(ctx, "tfb_add", a, b, y, 0);
+}
+
+TFB_API tfb_status tfb_mul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
+                           tfb_tensor *y) {
+    TFB__ENTER(ctx);
+    return tfb__binary(ctx, "tfb_mul", a, b, y, 1);
+}
+
+TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_tensor *y) {
+    float piece[64];
+    tfb_tensor from;
+    tfb__rows rows;
+    tfb_idx i, j, k, n, xs, ys;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE((int)fn >= 0 && fn < TFB__FNS, ctx, TFB_ERR_ARG, "tfb_map: fn is %d",
+                 (tfb_idx)fn);
+    TFB__TRY(tfb__check(ctx, "tfb_map", "x", x, TFB__MASK(TFB_F32), 0, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, "tfb_map", "y", y, TFB__MASK(TFB_F32), 0, TFB_MAX_DIMS));
+    TFB__TRY(tfb__broadcast(ctx, "tfb_map", "x", x, y, &from));
+    TFB__TRY(tfb__check_out(ctx, "tfb_map", "y", y));
+    TFB__TRY(tfb__check_alias(ctx, "tfb_map", "y", y, "x", &from, 1));
+    if (ctx->measuring) return TFB_OK;
+    tfb__rows_init(&rows, y, &from, NULL);
+    for (i = 0; i < rows.n; i++) {
+        const float *px = (const float *)(void *)tfb__row(&rows.a, i, &xs);
+        float *py = (float *)(void *)tfb__row(&rows.y, i, &ys);
+        xs /= 4;
+        ys /= 4;
+        if (xs == 1 && ys == 1) {
+            ctx->isa->map(fn, rows.inner, px, py);
+            continue;
+        }
+        for (j = 0; j < rows.inner; j += n) {
+            n = TFB__MIN(64, rows.inner - j);
+            for (k = 0; k < n; k++) piece[k] = px[(j + k) * xs];
+            ctx->isa->map(fn, n, piece, piece);
+            for (k = 0; k < n; k++) py[(j + k) * ys] = piece[k];
+        }
+    }
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_embed(tfb_ctx *ctx, const tfb_tensor *table, const tfb_tensor *ids,
+                             tfb_tensor *y) {
+    tfb_idx i, j, n, ts, ys;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, "tfb_embed", "table", table, TFB__FLOATS, 2, 2));
+    TFB__TRY(tfb__check(ctx, "tfb_embed", "ids", ids, TFB__MASK(TFB_I32), 0,
+                        TFB_MAX_DIMS - 1));
+    TFB__TRY(tfb__check(ctx, "tfb_embed", "y", y, TFB__MASK(TFB_F32), ids->ndim + 1,
+                        ids->ndim + 1));
+    TFB__TRY(tfb__check_like(ctx, "tfb_embed", "y", y, ids, ids->ndim));
+    TFB__TRY(tfb__check_extent(ctx, "tfb_embed", "y", y, ids->ndim, table->shape[1]));
+    TFB__TRY(tfb__check_out(ctx, "tfb_embed", "y", y));
+    TFB__TRY(tfb__check_alias(ctx, "tfb_embed", "y", y, "table", table, 0));
+    TFB__TRY(tfb__check_alias(ctx, "tfb_embed", "y", y, "ids", ids, 0));
+    if (ctx->measuring) return TFB_OK;
+    n = tfb_numel(ids);
+    for (i = 0; i < n; i++) {
+        const int32_t id = ((const int32_t *)ids->data)[tfb__offset(ids, ids->ndim, i)];
+        TFB__REQUIRE(id >= 0 && id < table->shape[0], ctx, TFB_ERR_RANGE,
+                     "tfb_embed: ids number %d is %d, table has %d rows", i, (tfb_idx)id,
+                     table->shape[0]);
+    }
+    for (i = 0; i < n && tfb_numel(y); i++) {
+        const int32_t id = ((const int32_t *)ids->data)[tfb__offset(ids, ids->ndim, i)];
+        const char *from = tfb__row(table, id, &ts);
+        char *to = tfb__row(y, i, &ys);
+        for (j = 0; j < table->shape[1]; j++)
+            tfb__set(TFB_F32, to + j * ys, tfb__get(table->dtype, from + j * ts));
+    }
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) {
+    tfb_idx i, j, n, xs;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, "tfb_argmax", "x", x, TFB__MASK(TFB_F32), 1, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, "tfb_argmax", "y", y, TFB__MASK(TFB_I32), x->ndim - 1,
+                        x->ndim - 1));
+    TFB__TRY(tfb__check_like(ctx, "tfb_argmax", "y", y, x, y->ndim));
+    n = x->shape[x->ndim - 1];
+    TFB__REQUIRE(n > 0 && n <= INT32_MAX, ctx, TFB_ERR_RANGE,
+                 "tfb_argmax: x.shape[%d] is %d, must be 1 to 2147483647",
+                 (tfb_idx)(x->ndim - 1), n);
+    TFB__TRY(tfb__check_out(ctx, "tfb_argmax", "y", y));
+    TFB__TRY(tfb__check_alias(ctx, "tfb_argmax", "y", y, "x", x, 0));
+    if (ctx->measuring) return TFB_OK;
+    for (i = 0; i < tfb_numel(y); i++) {
+        const char *row = tfb__row(x, i, &xs);
+        tfb_idx best = 0;
+        for (j = 0; j < n; j++) {
+            const uint32_t u = tfb__bits_of(tfb__get(TFB_F32, row + j * xs));
+            if ((u & 0x7FFFFFFF) > 0x7F800000) {
+                best = j; /* the first NaN wins */
+                break;
+            }
+            if (tfb__get(TFB_F32, row + j * xs) > tfb__get(TFB_F32, row + best * xs))
+                best = j;
+        }
+        ((int32_t *)y->data)[tfb__offset(y, y->ndim, i)] = (int32_t)best;
+    }
+    return TFB_OK;
+}
+
+/* ===== [13] MATMUL AND LINEAR ======================================================= */
+/* One engine, tfb__gemm, serves both: y[M, N] = epilogue(A[M, K] W[N, K]^T) over batches.
+ * The work is cut into tasks of task_rows x task_cols outputs; a task packs what is not
+ * packed, and per TFB__STRIP rows runs the mm kernel into a strip of sums that stays in
+ * cache and the epilogue from there. No cut changes a bit. */
+
+#define TFB__STRIP     48
+#define TFB__TASK_ROWS 384
+#define TFB__TASK_COLS 64
+
+#define TFB__PACK_MAGIC   "TFBPACK1"
+#define TFB__PACK_HEADER  64
+#define TFB__PACK_VERSION 1u
+
+typedef struct tfb__gemm {
+    tfb_tensor a, w, y, r; /* batch dimensions, then [M, K] [N, K] [M, N'] [M, N'] */
+    int batch_dims;        /* r.ndim 0: none. w packed: strides 0, data the panels */
+    tfb_idx M, N, K, cols; /* cols: output columns, N / 2 when gated */
+    const float *bias;
+    tfb_idx bias_stride;
+    int has_bias;
+    float alpha;
+    tfb_fn act;
+    tfb_gate gate;
+    int packed;
+    const tfb__kernels *isa;
+    tfb_idx task_rows, tasks_m, tasks_n, panels; /* panels: of one strip, at most */
+    float *sums, *biases, *rows, *w_panels;      /* scratch of worker 0 */
+} tfb__gemm;
+
+/* Output column c of a (gated) product needs these columns of A W^T. */
+static tfb_idx tfb__gate_column(const tfb__gemm *g, tfb_idx c, int up) {
+    if (g->gate == TFB_GATE_HALVES) return c + (up ? g->cols : 0);
+    return g->gate == TFB_GATE_INTERLEAVED ? 2 * c + up : c;
+}
+
+static const float *tfb__at(const tfb_tensor *t, int batch_dims, tfb_idx batch, tfb_idx i,
+                            tfb_idx j) {
+    return (const float *)t->data + tfb__offset(t, batch_dims, batch) +
+           i * t->stride[batch_dims] + j * t->stride[batch_dims + 1];
+}
+
+/* Sets mm up for columns n0 .. n1 - 1 of A W^T, packing plain weights into panels. Column
+ * n0 will be number n0 % 16 of the sums; returns how many columns of sums are written. */
+static tfb_idx tfb__gemm_columns(const tfb__gemm *g, tfb__mm *mm, tfb_idx batch,
+                                 tfb_idx n0, tfb_idx n1, float *panels) {
+    const tfb_idx p0 = n0 / TFB__PANEL, p1 = (n1 + TFB__PANEL - 1) / TFB__PANEL;
+    tfb_idx p;
+    mm->panels = p1 - p0;
+    mm->bps = TFB__PANEL * g->K;
+    mm->b = panels;
+    if (g->packed) mm->b = (const float *)g->w.data + p0 * mm->bps;
+    for (p = p0; !g->packed && p < p1; p++)
+        g->isa->pack(g->K, 0, TFB__MIN(TFB__PANEL, g->N - p * TFB__PANEL),
+                     tfb__at(&g->w, g->batch_dims, batch, p * TFB__PANEL, 0),
+                     g->w.stride[g->batch_dims], g->w.stride[g->batch_dims + 1],
+                     panels + (p - p0) * mm->bps);
+    return mm->panels * TFB__PANEL;
+}
+
+/* Rows m .. m + mm->rows - 1 of A for the mm kernel, gathered if columns are strided. */
+static void tfb__gemm_rows(const tfb__gemm *g, tfb__mm *mm, tfb_idx batch, tfb_idx m,
+                           float *rows) {
+    const tfb_idx step = g->a.stride[g->batch_dims + 1];
+    tfb_idx i, k;
+    mm->a = tfb__at(&g->a, g->batch_dims, batch, m, 0);
+    mm->lda = g->a.stride[g->batch_dims];
+    if (!rows) return;
+    for (i = 0; i < mm->rows; i++)
+        for (k = 0; k < g->K; k++) rows[i * g->K + k] = mm->a[i * mm->lda + k * step];
+    mm->a = rows;
+    mm->lda = g->K;
+}
+
+/* The parts of an epilogue that do not change from strip to strip. */
+static void tfb__gemm_epilogue(const tfb__gemm *g, tfb__epilogue *e, tfb_idx c0,
+                               float *biases) {
+    const int b = g->batch_dims;
+    tfb_idx c;
+    for (c = 0; g->has_bias && c < e->cols; c++) {
+        biases[c] = g->bias[tfb__gate_column(g, c0 + c, 0) * g->bias_stride];
+        if (g->gate)
+            biases[TFB__TASK_COLS + c] =
+                g->bias[tfb__gate_column(g, c0 + c, 1) * g->bias_stride];
+    }
+    if (g->has_bias) e->bias = biases;
+    e->bias_up = biases + TFB__TASK_COLS;
+    e->alpha = g->alpha;
+    e->act = g->act;
+    e->y_rs = g->y.stride[b];
+    e->y_cs = g->y.stride[b + 1];
+    e->r_rs = g->r.stride[b];
+    e->r_cs = g->r.stride[b + 1];
+}
+
+/* Computes the sums of one task: one range of columns, or two for gate and up halves. */
+static void tfb__gemm_task(void *arg, tfb_idx i, int worker) {
+    const tfb__gemm *g = (const tfb__gemm *)arg;
+    const tfb_idx tasks = g->tasks_m * g->tasks_n, batch = i / tasks;
+    const tfb_idx m0 = i % tasks / g->tasks_n * g->task_rows;
+    const tfb_idx m1 = TFB__MIN(m0 + g->task_rows, g->M);
+    const tfb_idx c0 = i % tasks % g->tasks_n * TFB__TASK_COLS;
+    const tfb_idx c1 = TFB__MIN(c0 + TFB__TASK_COLS, g->cols);
+    const tfb_idx n0 = tfb__gate_column(g, c0, 0), u0 = tfb__gate_column(g, c0, 1);
+    const int ranges = g->gate == TFB_GATE_HALVES ? 2 : 1;
+    const int both = g->gate == TFB_GATE_INTERLEAVED;
+    float *sums = g->sums + worker * TFB__STRIP * g->panels * TFB__PANEL;
+    float *rows = g->rows ? g->rows + worker * TFB__STRIP * g->K : NULL;
+    float *panels = g->w_panels;
+    tfb__mm mm[2];
+    tfb__epilogue e;
+    tfb_idx m, filled;
+    int j;
+    memset((void *)mm, 0, sizeof mm);
+    memset((void *)&e, 0, sizeof e);
+    if (panels) panels += worker * g->panels * TFB__PANEL * g->K;
+    filled =
+        tfb__gemm_columns(g, &mm[0], batch, n0, both ? 2 * c1 : n0 + c1 - c0, panels);
+    if (ranges == 2)
+        tfb__gemm_columns(g, &mm[1], batch, u0, u0 + c1 - c0,
+                          panels ? panels + filled * g->K : NULL);
+    e.cols = c1 - c0;
+    e.s = sums + n0 % TFB__PANEL;
+    e.s_rs = mm[0].lds = mm[1].lds = g->panels * TFB__PANEL;
+    e.s_cs = both ? 2 : 1;
+    if (g->gate) e.up = both ? e.s + 1 : sums + filled + u0 % TFB__PANEL;
+    tfb__gemm_epilogue(g, &e, c0, g->biases + worker * 2 * TFB__TASK_COLS);
+    mm[0].k = mm[1].k = g->K;
+    mm[0].s = sums;
+    mm[1].s = sums + filled;
+    for (m = m0; m < m1; m += TFB__STRIP) {
+        e.rows = mm[0].rows = mm[1].rows = TFB__MIN(TFB__STRIP, m1 - m);
+        tfb__gemm_rows(g, &mm[0], batch, m, rows);
+        mm[1].a = mm[0].a;
+        mm[1].lda = mm[0].lda;
+        for (j = 0; j < ranges; j++) g->isa->mm(&mm[j]);
+        e.y = (float *)(uintptr_t)tfb__at(&g->y, g->batch_dims, batch, m, c0);
+        if (g->r.ndim) e.r = tfb__at(&g->r, g->batch_dims, batch, m, c0);
+        g->isa->epilogue(&e);
+    }
+}
+
+/* Merges the innermost batch dimension into the rows where W repeats over it and rows
+ * stay evenly spaced: [B, T, K] times one W is one product of B T rows. */
+static void tfb__gemm_merge(tfb__gemm *g) {
+    tfb_tensor *t[4];
+    int i, d;
+    t[0] = &g->a;
+    t[1] = &g->y;
+    t[2] = &g->r;
+    t[3] = &g->w;
+    while ((d = g->batch_dims - 1) >= 0) {
+        const tfb_idx outer = g->y.shape[d];
+        if (outer > 1 && g->w.stride[d] != 0) return;
+        for (i = 0; i < 3; i++)
+            if (t[i]->ndim && outer > 1 && g->M > 1 &&
+                t[i]->stride[d] != g->M * t[i]->stride[d + 1])
+                return;
+        for (i = 0; i < 4; i++) {
+            const tfb_idx row =
+                i < 3 && g->M == 1 ? t[i]->stride[d] : t[i]->stride[d + 1];
+            t[i]->stride[d] = row;
+            t[i]->stride[d + 1] = t[i]->stride[d + 2];
+        }
+        g->M *= outer;
+        g->batch_dims = d;
+    }
+}
+
+static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
+    const int workers = tfb__workers(ctx);
+    tfb_idx batches = 1, gathered;
+    tfb__mark mark;
+    tfb_status status;
+    int i;
+    if (tfb_numel(&g->y) == 0) return TFB_OK;
+    tfb__gemm_merge(g);
+    for (i = 0; i < g->batch_dims; i++) batches *= g->y.shape[i];
+    g->isa = ctx->isa;
+    g->tasks_n = (g->cols + TFB__TASK_COLS - 1) / TFB__TASK_COLS;
+    g->task_rows = TFB__TASK_ROWS;
+    while (g->task_rows > TFB__STRIP &&
+           (g->M + g->task_rows - 1) / g->task_rows * g->tasks_n * batches < 2 * workers)
+        g->task_rows /= 2;
+    g->tasks_m = (g->M + g->task_rows - 1) / g->task_rows;
+    g->panels = TFB__MIN(TFB__TASK_COLS, g->cols + TFB__PANEL - 1) / TFB__PANEL;
+    if (g->gate) g->panels = 2 * g->panels + 1;
+    gathered = g->a.stride[g->batch_dims + 1] != 1 && g->K > 1 ? g->K : 0;
+    mark = tfb__scratch_begin(ctx);
+    g->sums = (float *)tfb__take(ctx, workers,
+                                 4 * (size_t)(TFB__STRIP * g->panels * TFB__PANEL));
+    g->biases = (float *)tfb__take(ctx, g->has_bias ? workers : 0, 8 * TFB__TASK_COLS);
+    g->rows = (float *)tfb__take(ctx, workers * gathered, 4 * TFB__STRIP);
+    g->w_panels = (float *)tfb__take(
+        ctx, g->packed ? 0 : workers,
+        tfb__size_mul((size_t)g->K, 4 * TFB__PANEL * (size_t)g->panels));
+    if (!gathered) g->rows = NULL;
+    if (g->packed) g->w_panels = NULL;
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring)
+        tfb__parallel(ctx, batches * g->tasks_m * g->tasks_n, tfb__gemm_task, g);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
+                              tfb_tensor *y) {
+    const char *fn = "tfb_matmul";
+    tfb_tensor like;
+    tfb__gemm g;
+    int d;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, fn, "a", a, TFB__MASK(TFB_F32), 2, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, fn, "b", b, TFB__MASK(TFB_F32), 2, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 2, TFB_MAX_DIMS));
+    d = y->ndim - 2;
+    TFB__TRY(tfb__check_extent(ctx, fn, "b", b, b->ndim - 2, a->shape[a->ndim - 1]));
+    memset((void *)&g, 0, sizeof g);
+    like = *y;
+    like.shape[d + 1] = a->shape[a->ndim - 1];
+    TFB__REQUIRE(a->shape[a->ndim - 2] == y->shape[d], ctx, TFB_ERR_SHAPE,
+                 "%s: y.shape[%d] is %d, a has %d rows", fn, (tfb_idx)d, y->shape[d],
+                 a->shape[a->ndim - 2]);
+    TFB__REQUIRE(b->shape[b->ndim - 1] == y->shape[d + 1], ctx, TFB_ERR_SHAPE,
+                 "%s: y.shape[%d] is %d, b has %d columns", fn, (tfb_idx)(d + 1),
+                 y->shape[d + 1], b->shape[b->ndim - 1]);
+    TFB__TRY(tfb__broadcast(ctx, fn, "a", a, &like, &g.a));
+    like.shape[d] = b->shape[b->ndim - 2];
+    like.shape[d + 1] = b->shape[b->ndim - 1];
+    TFB__TRY(tfb__broadcast(ctx, fn, "b", b, &like, &g.w));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "a", a, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "b", b, 0));
+    g.y = *y;
+    g.batch_dims = d;
+    g.M = y->shape[d];
+    g.N = g.cols = y->shape[d + 1];
+    g.K = a->shape[a->ndim - 1];
+    g.w.stride[d] = b->stride[b->ndim - 1]; /* W = B^T */
+    g.w.stride[d + 1] = b->stride[b->ndim - 2];
+    g.alpha = 1;
+    return tfb__gemm_run(ctx, fn, &g);
+}
+
+/* --- Packed weights. --- */
+static void tfb__put_u64(unsigned char *p, uint64_t v) {
+    int i;
+    for (i = 0; i < 8; i++) p[i] = (unsigned char)(v >> (8 * i) & 255);
+}
+
+static uint64_t tfb__get_u64(const unsigned char *p) {
+    uint64_t v = 0;
+    int i;
+    for (i = 7; i >= 0; i--) v = v << 8 | p[i];
+    return v;
+}
+
+TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k) {
+    size_t rows, bytes;
+    if (n < 0 || k < 0) return 0;
+    rows = ((size_t)n + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    bytes =
+        tfb__size_add(tfb__size_mul(tfb__size_mul(rows, (size_t)k), 4), TFB__PACK_HEADER);
+    return bytes < (size_t)-1 / 2 ? bytes : 0;
+}
+
+/* The header: magic, version, dtype, N, K, the rest zero. */
+static tfb_status tfb__pack_check(tfb_ctx *ctx, const char *fn, const void *mem,
+                                  tfb_idx *n, tfb_idx *k) {
+    const unsigned char *p = (const unsigned char *)mem;
+    uint64_t rows, columns;
+    TFB__REQUIRE(memcmp(p, TFB__PACK_MAGIC, 8) == 0, ctx, TFB_ERR_FORMAT,
+                 "%s: the bytes do not begin as a pack", fn);
+    TFB__REQUIRE(tfb__get_u64(p + 8) == ((uint64_t)TFB_F32 << 32 | TFB__PACK_VERSION),
+                 ctx, TFB_ERR_FORMAT, "%s: a pack of another version or dtype", fn);
+    rows = tfb__get_u64(p + 16);
+    columns = tfb__get_u64(p + 24);
+    *n = (tfb_idx)rows;
+    *k = (tfb_idx)columns;
+    TFB__REQUIRE((uint64_t)*n == rows && (uint64_t)*k == columns &&
+                     tfb_pack_bytes(*n, *k),
+                 ctx, TFB_ERR_FORMAT, "%s: the pack's size overflows", fn);
+    return TFB_OK;
+}
+
+static tfb_tensor tfb__pack_view(const void *mem, tfb_idx n, tfb_idx k) {
+    tfb_tensor t = tfb_view2(mem, TFB_PACKED_F32, n, k);
+    t.stride[0] = t.stride[1] = 0;
+    return t;
+}
+
+TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
+                            size_t mem_bytes, tfb_tensor *packed) {
+    unsigned char *header = (unsigned char *)mem;
+    tfb_tensor bytes;
+    size_t need;
+    tfb_idx p;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, "tfb_pack", "w", w, TFB__MASK(TFB_F32), 2, 2));
+    TFB__REQUIRE(mem && packed, ctx, TFB_ERR_ARG, "tfb_pack: %s is NULL",
+                 mem ? "packed" : "mem");
+    TFB__REQUIRE((uintptr_t)mem % 4 == 0, ctx, TFB_ERR_ARG,
+                 "tfb_pack: mem is not aligned to 4");
+    need = tfb_pack_bytes(w->shape[0], w->shape[1]);
+    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "tfb_pack: the size of w overflows");
+    TFB__REQUIRE(mem_bytes >= need, ctx, TFB_ERR_RANGE,
+                 "tfb_pack: mem_bytes is %d, needs %d", (tfb_idx)mem_bytes,
+                 (tfb_idx)need);
+    bytes = tfb_view1(mem, TFB_U8, (tfb_idx)need);
+    TFB__TRY(tfb__check_alias(ctx, "tfb_pack", "mem", &bytes, "w", w, 0));
+    *packed = tfb__pack_view(mem, w->shape[0], w->shape[1]);
+    if (ctx->measuring) return TFB_OK;
+    memset(mem, 0, TFB__PACK_HEADER);
+    memcpy(mem, TFB__PACK_MAGIC, 8);
+    tfb__put_u64(header + 8, (uint64_t)TFB_F32 << 32 | TFB__PACK_VERSION);
+    tfb__put_u64(header + 16, (uint64_t)packed->shape[0]);
+    tfb__put_u64(header + 24, (uint64_t)packed->shape[1]);
+    for (p = 0; p < packed->shape[0]; p += TFB__PANEL)
+        ctx->isa->pack(
+            packed->shape[1], 0, TFB__MIN(TFB__PANEL, packed->shape[0] - p),
+            (const float *)w->data + p * w->stride[0], w->stride[0], w->stride[1],
+            (float *)(void *)(header + TFB__PACK_HEADER) + p * packed->shape[1]);
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes,
+                                 tfb_tensor *packed) {
+    tfb_idx n, k;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(mem && packed, ctx, TFB_ERR_ARG, "tfb_pack_open: %s is NULL",
+                 mem ? "packed" : "mem");
+    TFB__REQUIRE((uintptr_t)mem % 4 == 0, ctx, TFB_ERR_ARG,
+                 "tfb_pack_open: mem is not aligned to 4");
+    TFB__REQUIRE(mem_bytes >= TFB__PACK_HEADER, ctx, TFB_ERR_FORMAT,
+                 "tfb_pack_open: %d bytes are less than a header", (tfb_idx)mem_bytes);
+    TFB__TRY(tfb__pack_check(ctx, "tfb_pack_open", mem, &n, &k));
+    TFB__REQUIRE(mem_bytes >= tfb_pack_bytes(n, k), ctx, TFB_ERR_FORMAT,
+                 "tfb_pack_open: the pack is cut off: %d bytes, needs %d",
+                 (tfb_idx)mem_bytes, (tfb_idx)tfb_pack_bytes(n, k));
+    *packed = tfb__pack_view(mem, n, k);
+    return TFB_OK;
+}
+
+/* W into g: its panels if it is packed, else its strides behind the batch dimensions. */
+static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
+                                     const tfb_tensor *y, tfb__gemm *g) {
+    const char *fn = "tfb_linear";
+    const int d = g->batch_dims;
+    int i;
+    g->packed = w->dtype == TFB_PACKED_F32;
+    g->w = g->y;
+    g->w.data = w->data;
+    for (i = 0; i < g->w.ndim; i++) g->w.stride[i] = 0;
+    if (!g->packed) {
+        g->w.stride[d] = w->stride[0];
+        g->w.stride[d + 1] = w->stride[1];
+        return tfb__check_alias(ctx, fn, "y", y, "w", w, 0);
+    }
+    if (!ctx->measuring && tfb_numel(w)) {
+        tfb_tensor bytes =
+            tfb_view1(w->data, TFB_U8, (tfb_idx)tfb_pack_bytes(g->N, g->K));
+        tfb_idx n, k;
+        TFB__REQUIRE((uintptr_t)w->data % 4 == 0, ctx, TFB_ERR_ARG,
+                     "%s: w.data is not aligned to 4", fn);
+        TFB__TRY(tfb__pack_check(ctx, fn, w->data, &n, &k));
+        TFB__REQUIRE(n == g->N && k == g->K, ctx, TFB_ERR_SHAPE,
+                     "%s: w is [%d, %d], the pack [%d, %d]", fn, g->N, g->K, n, k);
+        TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "w", &bytes, 0));
+        g->w.data = (char *)w->data + TFB__PACK_HEADER;
+    }
+    return TFB_OK;
+}
+
+/* Checks every argument and fills g. */
+static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
+                                    const tfb_tensor *w, const tfb_linear_opts *o,
+                                    const tfb_tensor *y, tfb__gemm *g) {
+    const char *fn = "tfb_linear";
+    const int f32 = TFB__MASK(TFB_F32);
+    int last;
+    TFB__TRY(tfb__check(ctx, fn, "x", x, f32, 1, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, fn, "w", w, f32 | TFB__MASK(TFB_PACKED_F32), 2, 2));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, f32, x->ndim, x->ndim));
+    last = x->ndim - 1;
+    memset((void *)g, 0, sizeof *g);
+    g->N = w->shape[0];
+    g->K = w->shape[1];
+    g->act = o->act;
+    g->gate = o->gate;
+    g->alpha = o->alpha_set ? o->alpha : 1.0f;
+    TFB__REQUIRE((int)g->act >= 0 && g->act <= TFB_FN_TANH, ctx, TFB_ERR_ARG,
+                 "%s: act is %d, which is no activation", fn, (tfb_idx)g->act);
+    TFB__REQUIRE((int)g->gate >= 0 && g->gate <= TFB_GATE_INTERLEAVED, ctx, TFB_ERR_ARG,
+                 "%s: gate is %d", fn, (tfb_idx)g->gate);
+    TFB__REQUIRE(!g->gate || g->N % 2 == 0, ctx, TFB_ERR_SHAPE,
+                 "%s: w.shape[0] is %d, must be even when gated", fn, g->N);
+    g->cols = g->gate ? g->N / 2 : g->N;
+    TFB__TRY(tfb__check_extent(ctx, fn, "x", x, last, g->K));
+    TFB__TRY(tfb__check_like(ctx, fn, "y", y, x, last));
+    TFB__TRY(tfb__check_extent(ctx, fn, "y", y, last, g->cols));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 0));
+    g->a = *x;
+    g->y = *y;
+    if (o->residual) {
+        TFB__TRY(tfb__check(ctx, fn, "residual", o->residual, f32, x->ndim, x->ndim));
+        TFB__TRY(tfb__check_like(ctx, fn, "residual", o->residual, y, x->ndim));
+        TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "residual", o->residual, 1));
+        g->r = *o->residual;
+    }
+    if (o->bias) {
+        TFB__TRY(tfb__check(ctx, fn, "bias", o->bias, f32, 1, 1));
+        TFB__TRY(tfb__check_extent(ctx, fn, "bias", o->bias, 0, g->N));
+        TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "bias", o->bias, 0));
+        g->bias = (const float *)o->bias->data;
+        g->bias_stride = o->bias->stride[0];
+        g->has_bias = 1;
+    }
+    if (last == 0) { /* a vector is a matrix of one row */
+        tfb_tensor *t[3];
+        int i;
+        t[0] = &g->a;
+        t[1] = &g->y;
+        t[2] = &g->r;
+        for (i = 0; i < 3; i++) {
+            t[i]->stride[1] = t[i]->stride[0];
+            t[i]->shape[1] = t[i]->shape[0];
+            t[i]->shape[0] = 1;
+            t[i]->ndim = 2;
+        }
+    }
+    g->batch_dims = g->y.ndim - 2;
+    g->M = g->y.shape[g->batch_dims];
+    return tfb__linear_weight(ctx, w, y, g);
+}
+
+TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
+                              const tfb_linear_opts *opts, tfb_tensor *y) {
+    tfb_linear_opts none;
+    tfb__gemm g;
+    TFB__ENTER(ctx);
+    memset((void *)&none, 0, sizeof none);
+    TFB__TRY(tfb__linear_setup(ctx, x, w, opts ? opts : &none, y, &g));
+    return tfb__gemm_run(ctx, "tfb_linear", &g);
+}
+
+/* --- References: index loops, TFB__FMA and elementary functions only. --- */
+static float tfb__dot_ref(tfb_idx n, const float *a, tfb_idx as, const float *b,
+                          tfb_idx bs) {
+    float sum = 0, block;
+    tfb_idx k0, k;
+    for (k0 = 0; k0 < n; k0 += TFB__BLOCK) {
+        block = 0;
+        for (k = k0; k < k0 + TFB__BLOCK && k < n; k++)
+            block = TFB__FMA(a[k * as], b[k * bs], block);
+        sum = k0 ? sum + block : block;
+    }
+    return sum;
+}
+
+TFB__UNUSED static void tfb__matmul_ref(const tfb_tensor *a, const tfb_tensor *b,
+                                        tfb_tensor *y) { /* no broadcasting */
+    const int d = y->ndim - 2;
+    const tfb_idx M = y->shape[d], N = y->shape[d + 1], K = a->shape[d + 1];
+    tfb_idx i, m, n;
+    for (i = 0; M && N && i < tfb_numel(y) / (M * N); i++)
+        for (m = 0; m < M; m++)
+            for (n = 0; n < N; n++) {
+                const float *pa = (const float *)a->data + tfb__offset(a, d, i);
+                const float *pb = (const float *)b->data + tfb__offset(b, d, i);
+                float *py = (float *)y->data + tfb__offset(y, d, i);
+                py[m * y->stride[d] + n * y->stride[d + 1]] =
+                    tfb__dot_ref(K, pa + m * a->stride[d], a->stride[d + 1],
+                                 pb + n * b->stride[d + 1], b->stride[d]) +
+                    0.0f;
+            }
+}
+
+TFB__UNUSED static void tfb__linear_ref(const tfb_tensor *x, const tfb_tensor *w,
+                                        const tfb_linear_opts *o, tfb_tensor *y) {
+    const int d = y->ndim - 1;
+    const tfb_idx cols = y->shape[d];
+    tfb_idx i, c;
+    for (i = 0; cols && i < tfb_numel(y) / cols; i++)
+        for (c = 0; c < cols; c++) {
+            float part[2], *py = (float *)y->data + tfb__offset(y, d, i);
+            int up;
+            for (up = 0; up <= (o->gate ? 1 : 0); up++) {
+                const tfb_idx n = o->gate == TFB_GATE_HALVES        ? c + up * cols
+                                  : o->gate == TFB_GATE_INTERLEAVED ? 2 * c + up
+                                                                    : c;
+                const float sum = tfb__dot_ref(
+                    w->shape[1], (const float *)x->data + tfb__offset(x, d, i),
+                    x->stride[d], (const float *)w->data + n * w->stride[0],
+                    w->stride[1]);
+                const float bias =
+                    o->bias ? ((const float *)o->bias->data)[n * o->bias->stride[0]] : 0;
+                part[up] = TFB__FMA(o->alpha_set ? o->alpha : 1.0f, sum, bias);
+            }
+            part[0] = tfb__apply_scalar(o->act, part[0]);
+            if (o->gate) part[0] = part[0] * part[1];
+            if (o->residual)
+                part[0] =
+                    part[0] +
+                    ((const float *)o->residual->data)[tfb__offset(o->residual, d, i) +
+                                                       c * o->residual->stride[d]];
+            py[c * y->stride[d]] = part[0];
+        }
+}
+
+/* ===== [14] NORMS, SOFTMAX AND ROPE ================================================= */
+
+/* Rows of x, y and two optional tensors; strided ones pass through scratch. */
+typedef struct tfb__rowwise {
+    tfb_tensor x, y, r, sum; /* r, sum: data NULL if absent */
+    tfb_idx n, rows, per_task;
+    const float *w, *b;
+    float *lse, *scratch; /* scratch: 2 n floats a worker */
+    tfb_tensor lse_view;
+    float eps;
+    int centre, softmax;
+    const tfb__kernels *isa;
+} tfb__rowwise;
+
+static float *tfb__row_in(const tfb_tensor *t, tfb_idx i, tfb_idx n, float *buffer) {
+    tfb_idx step, j;
+    float *row = (float *)(void *)tfb__row(t, i, &step);
+    if (step == 4) return row;
+    for (j = 0; j < n; j++) buffer[j] = row[j * (step / 4)];
+    return buffer;
+}
+
+static void tfb__row_out(const tfb_tensor *t, tfb_idx i, tfb_idx n, const float *from) {
+    tfb_idx step, j;
+    float *row = (float *)(void *)tfb__row(t, i, &step);
+    for (j = 0; from != row && j < n; j++) row[j * (step / 4)] = from[j];
+}
+
+static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
+    const tfb__rowwise *w = (const tfb__rowwise *)arg;
+    float *buffer = w->scratch + (size_t)worker * 4 * (size_t)w->n;
+    const tfb_idx end = TFB__MIN((task + 1) * w->per_task, w->rows);
+    tfb_idx i, step;
+    for (i = task * w->per_task; i < end; i++) {
+        const float *x = tfb__row_in(&w->x, i, w->n, buffer);
+        float *y = (float *)(void *)tfb__row(&w->y, i, &step);
+        tfb__norm t;
+        if (step != 4) y = buffer + w->n;
+        if (w->softmax) {
+            float lse = w->isa->softmax(w->n, x, y);
+            if (w->lse) w->lse[tfb__offset(&w->lse_view, w->lse_view.ndim, i)] = lse;
+            tfb__row_out(&w->y, i, w->n, y);
+            continue;
+        }
+        memset((void *)&t, 0, sizeof t);
+        t.n = w->n;
+        t.x = x;
+        t.y = y;
+        t.w = w->w;
+        t.b = w->b;
+        t.eps = w->eps;
+        t.centre = w->centre;
+        if (w->r.ndim) t.r = tfb__row_in(&w->r, i, w->n, buffer + 2 * w->n);
+        if (w->sum.ndim) {
+            t.sum = (float *)(void *)tfb__row(&w->sum, i, &step);
+            if (step != 4) t.sum = buffer + 3 * w->n;
+        }
+        w->isa->norm(&t);
+        tfb__row_out(&w->y, i, w->n, y);
+        if (w->sum.ndim) tfb__row_out(&w->sum, i, w->n, t.sum);
+    }
+}
+
+/* Shared by norms and softmax; weight and bias are copied so that they are contiguous. */
+static tfb_status tfb__rowwise_run(tfb_ctx *ctx, const char *fn, tfb__rowwise *w,
+                                   const tfb_tensor *weight, const tfb_tensor *bias) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    float *copy;
+    tfb_status status;
+    tfb_idx i;
+    w->scratch =
+        (float *)tfb__take(ctx, tfb__workers(ctx) * 4, tfb__size_mul((size_t)w->n, 4));
+    copy = (float *)tfb__take(ctx, (weight ? 1 : 0) + (bias ? 1 : 0),
+                              tfb__size_mul((size_t)w->n, 4));
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring && w->rows) {
+        if (weight) {
+            for (i = 0; i < w->n; i++)
+                copy[i] = ((const float *)weight->data)[i * weight->stride[0]];
+            w->w = copy;
+            copy += w->n;
+        }
+        if (bias) {
+            for (i = 0; i < w->n; i++)
+                copy[i] = ((const float *)bias->data)[i * bias->stride[0]];
+            w->b = copy;
+        }
+        w->isa = ctx->isa;
+        w->per_task = TFB__MAX(1, 16384 / TFB__MAX(1, w->n));
+        tfb__parallel(ctx, (w->rows + w->per_task - 1) / w->per_task, tfb__rowwise_task,
+                      w);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+static tfb_status tfb__rowwise_setup(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                     const tfb_tensor *y, tfb__rowwise *w) {
+    const int f32 = TFB__MASK(TFB_F32);
+    TFB__TRY(tfb__check(ctx, fn, "x", x, f32, 1, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, f32, x->ndim, x->ndim));
+    TFB__TRY(tfb__check_like(ctx, fn, "y", y, x, x->ndim));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 1));
+    memset((void *)w, 0, sizeof *w);
+    w->x = *x;
+    w->y = *y;
+    w->n = x->shape[x->ndim - 1];
+    w->rows = w->n ? tfb_numel(x) / w->n : 0;
+    return TFB_OK;
+}
+
+/* A vector of x's last extent that y and sum must not overlap. */
+static tfb_status tfb__norm_vector(tfb_ctx *ctx, const char *fn, const char *name,
+                                   const tfb_tensor *t, const tfb__rowwise *w) {
+    if (!t) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, name, t, TFB__MASK(TFB_F32), 1, 1));
+    TFB__TRY(tfb__check_extent(ctx, fn, name, t, 0, w->n));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", &w->y, name, t, 0));
+    return tfb__check_alias(ctx, fn, "sum", w->sum.ndim ? &w->sum : NULL, name, t, 0);
+}
+
+static tfb_status tfb__norm_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                const tfb_norm_opts *opts, tfb_tensor *y, int centre) {
+    const int f32 = TFB__MASK(TFB_F32);
+    tfb_norm_opts o;
+    tfb__rowwise w;
+    memset((void *)&o, 0, sizeof o);
+    if (opts) o = *opts;
+    TFB__TRY(tfb__rowwise_setup(ctx, fn, x, y, &w));
+    TFB__REQUIRE(w.n > 0, ctx, TFB_ERR_SHAPE, "%s: x.shape[%d] is 0", fn,
+                 (tfb_idx)(x->ndim - 1));
+    if (o.residual) {
+        TFB__TRY(tfb__check(ctx, fn, "residual", o.residual, f32, x->ndim, x->ndim));
+        TFB__TRY(tfb__check_like(ctx, fn, "residual", o.residual, x, x->ndim));
+        TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "residual", o.residual, 1));
+        w.r = *o.residual;
+    }
+    if (o.sum) {
+        TFB__TRY(tfb__check(ctx, fn, "sum", o.sum, f32, x->ndim, x->ndim));
+        TFB__TRY(tfb__check_like(ctx, fn, "sum", o.sum, x, x->ndim));
+        TFB__TRY(tfb__check_out(ctx, fn, "sum", o.sum));
+        TFB__TRY(tfb__check_alias(ctx, fn, "sum", o.sum, "x", x, 1));
+        TFB__TRY(tfb__check_alias(ctx, fn, "sum", o.sum, "residual", o.residual, 1));
+        TFB__TRY(tfb__check_alias(ctx, fn, "sum", o.sum, "y", y, 0));
+        w.sum = *o.sum;
+    }
+    TFB__TRY(tfb__norm_vector(ctx, fn, "weight", o.weight, &w));
+    TFB__TRY(tfb__norm_vector(ctx, fn, "bias", o.bias, &w));
+    w.eps = o.eps_set || o.eps > 0 || o.eps < 0 ? o.eps : 1e-5f;
+    TFB__REQUIRE(w.eps >= 0, ctx, TFB_ERR_ARG, "%s: eps must be >= 0", fn);
+    w.centre = centre;
+    return tfb__rowwise_run(ctx, fn, &w, o.weight, o.bias);
+}
+
+TFB_API tfb_status tfb_rmsnorm(tfb_ctx *ctx, const tfb_tensor *x,
+                               const tfb_norm_opts *opts, tfb_tensor *y) {
+    TFB__ENTER(ctx);
+    return tfb__norm_run(ctx, "tfb_rmsnorm", x, opts, y, 0);
+}
+
+TFB_API tfb_status tfb_layernorm(tfb_ctx *ctx, const tfb_tensor *x,
+                                 const tfb_norm_opts *opts, tfb_tensor *y) {
+    TFB__ENTER(ctx);
+    return tfb__norm_run(ctx, "tfb_layernorm", x, opts, y, 1);
+}
+
+TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
+                               tfb_tensor *lse) {
+    const char *fn = "tfb_softmax";
+    tfb__rowwise w;
+    tfb_idx i;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__rowwise_setup(ctx, fn, x, y, &w));
+    w.softmax = 1;
+    if (lse) {
+        TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), x->ndim - 1,
+                            x->ndim - 1));
+        TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, x, x->ndim - 1));
+        TFB__TRY(tfb__check_out(ctx, fn, "lse", lse));
+        TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "x", x, 0));
+        TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
+        w.lse_view = *lse;
+        w.lse = (float *)lse->data;
+        for (i = 0; !ctx->measuring && !w.n && i < tfb_numel(lse); i++)
+            w.lse[tfb__offset(lse, lse->ndim, i)] = -TFB__FLT_INF;
+    }
+    return tfb__rowwise_run(ctx, fn, &w, NULL, NULL);
+}
+
+/* The sum of n values in 16 lanes, folded. square: the sum of (x - mean)^2. */
+static float tfb__lanes_ref(tfb_idx n, const float *x, float mean, int square) {
+    float lane[TFB__LANES] = TFB_INIT;
+    tfb_idx i;
+    int half;
+    for (i = 0; i < n; i++) {
+        const float d = x[i] - mean;
+        lane[i % TFB__LANES] =
+            square ? TFB__FMA(d, d, lane[i % TFB__LANES]) : lane[i % TFB__LANES] + x[i];
+    }
+    for (half = 8; half; half /= 2)
+        for (i = 0; i < half; i++) lane[i] = lane[i] + lane[i + half];
+    return lane[0];
+}
+
+/* One contiguous row; r, w, b may be NULL; sum receives x + r. */
+TFB__UNUSED static void tfb__norm_ref(tfb_idx n, const float *x, const float *r,
+                                      const float *w, const float *b, float eps,
+                                      int centre, float *sum, float *y) {
+    float mean = 0, scale;
+    tfb_idx i;
+    for (i = 0; i < n; i++) sum[i] = r ? x[i] + r[i] : x[i];
+    if (centre) mean = tfb__lanes_ref(n, sum, 0, 0) / (float)n;
+    scale = 1.0f / TFB__SQRT(tfb__lanes_ref(n, sum, mean, 1) / (float)n + eps);
+    for (i = 0; i < n; i++)
+        y[i] = TFB__FMA((sum[i] - mean) * scale, w ? w[i] : 1.0f, b ? b[i] : 0.0f);
+}
+
+TFB__UNUSED static float tfb__softmax_ref(tfb_idx n, const float *x, float *y) {
+    float max = -FLT_MAX, sum;
+    tfb_idx i;
+    for (i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+    for (i = 0; i < n; i++) y[i] = tfb__exp_scalar(x[i] - max);
+    sum = tfb__lanes_ref(n, y, 0, 0);
+    if (sum >= 0 && sum <= 0) return -TFB__FLT_INF;
+    for (i = 0; i < n; i++) y[i] = y[i] / sum;
+    return max + tfb__log_scalar(sum);
+}
+
+/* --- Rope. --- */
+typedef struct tfb__rope {
+    tfb_tensor x, y;
+    const int32_t *positions;
+    tfb_idx pos_batch, pos_token, start, half, per_task;
+    int interleaved, inverse, compat;
+    const tfb__kernels *isa;
+    float *hi, *lo, *scratch; /* half floats each; scratch: 2 half a worker */
+} tfb__rope;
+
+/* Frequencies in turns as hi + lo, or in radians as float32 code computes them. */
+static void tfb__rope_frequencies(tfb_idx half, double base, int compat, float *hi,
+                                  float *lo) {
+    const double log2_base = tfb__log2_d(base);
+    tfb_idx i;
+    for (i = 0; i < half; i++) {
+        if (compat) {
+            const float exponent = (float)(2 * i) / (float)(2 * half);
+            hi[i] = 1.0f / (float)tfb__exp2_d((double)exponent * log2_base);
+            lo[i] = 0;
+        } else {
+            const double exponent = (double)i / (double)half;
+            const double turns = tfb__exp2_d(-exponent * log2_base) * 0.15915494309189535;
+            hi[i] = (float)turns;
+            lo[i] = (float)(turns - (double)hi[i]);
+        }
+    }
+}
+
+static tfb_idx tfb__rope_position(const tfb__rope *r, tfb_idx b, tfb_idx t) {
+    return r->positions ? r->positions[b * r->pos_batch + t * r->pos_token]
+                        : r->start + t;
+}
+
+static void tfb__rope_task(void *arg, tfb_idx task, int worker) {
+    const tfb__rope *r = (const tfb__rope *)arg;
+    const tfb_idx n = r->half, T = r->x.shape[2], D = r->x.shape[3];
+    const tfb_idx xs = r->x.stride[3], ys = r->y.stride[3];
+    const tfb_idx pair = r->interleaved ? 2 : 1, other = r->interleaved ? 1 : n;
+    const tfb_idx end = TFB__MIN((task + 1) * r->per_task, r->x.shape[0] * T);
+    float *cosine = r->scratch + (size_t)worker * 2 * (size_t)n, *sine = cosine + n;
+    tfb_idx i, h, d;
+    for (i = task * r->per_task; i < end; i++) {
+        const tfb_idx b = i / T, t = i % T;
+        const float pos = (float)tfb__rope_position(r, b, t);
+        if (r->compat) {
+            for (d = 0; d < n; d++) cosine[d] = pos * r->hi[d];
+            r->isa->map(TFB_FN_SIN, n, cosine, sine);
+            r->isa->map(TFB_FN_COS, n, cosine, cosine);
+        } else {
+            r->isa->turns(n, pos, r->hi, r->lo, cosine, sine);
+        }
+        for (d = 0; r->inverse && d < n; d++) sine[d] = -sine[d];
+        for (h = 0; h < r->x.shape[1]; h++) {
+            const float *x = tfb__at(&r->x, 1, b, h, 0) + t * r->x.stride[2];
+            float *y =
+                (float *)(uintptr_t)tfb__at(&r->y, 1, b, h, 0) + t * r->y.stride[2];
+            r->isa->rotate(n, x, x + other * xs, pair * xs, y, y + other * ys, pair * ys,
+                           cosine, sine);
+            for (d = 2 * n; d < D; d++) y[d * ys] = x[d * xs];
+        }
+    }
+}
+
+/* Every position must be exact in float32. */
+static tfb_status tfb__rope_positions(tfb_ctx *ctx, const tfb_tensor *x,
+                                      const tfb_rope_opts *o, tfb__rope *r) {
+    const char *fn = "tfb_rope";
+    const tfb_tensor *p = o->positions;
+    const tfb_idx limit = (tfb_idx)1 << 24, T = x->shape[2];
+    tfb_idx b, t;
+    r->start = o->start;
+    if (!p) {
+        TFB__REQUIRE(o->start > -limit && o->start < limit && T <= limit - o->start, ctx,
+                     TFB_ERR_RANGE, "%s: positions %d and %d more pass 2^24", fn,
+                     o->start, T);
+        return TFB_OK;
+    }
+    TFB__TRY(tfb__check(ctx, fn, "positions", p, TFB__MASK(TFB_I32), 1, 2));
+    TFB__TRY(tfb__check_extent(ctx, fn, "positions", p, p->ndim - 1, T));
+    if (p->ndim == 2)
+        TFB__TRY(tfb__check_extent(ctx, fn, "positions", p, 0, x->shape[0]));
+    r->positions = (const int32_t *)p->data;
+    r->pos_token = p->stride[p->ndim - 1];
+    r->pos_batch = p->ndim == 2 ? p->stride[0] : 0;
+    for (b = 0; !ctx->measuring && b < (p->ndim == 2 ? x->shape[0] : 1); b++)
+        for (t = 0; t < T; t++) {
+            const tfb_idx pos = tfb__rope_position(r, b, t);
+            TFB__REQUIRE(pos > -limit && pos < limit, ctx, TFB_ERR_RANGE,
+                         "%s: the position of token %d is %d, past 2^24", fn, t, pos);
+        }
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
+                            tfb_tensor *y) {
+    const char *fn = "tfb_rope";
+    tfb_rope_opts o;
+    tfb__rope r;
+    tfb__mark mark;
+    tfb_status status;
+    tfb_idx items;
+    TFB__ENTER(ctx);
+    memset((void *)&o, 0, sizeof o);
+    memset((void *)&r, 0, sizeof r);
+    if (opts) o = *opts;
+    TFB__TRY(tfb__check(ctx, fn, "x", x, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check_like(ctx, fn, "y", y, x, 4));
+    TFB__REQUIRE(o.dims >= 0 && o.dims <= x->shape[3] && o.dims % 2 == 0, ctx,
+                 TFB_ERR_ARG, "%s: dims is %d, must be even and at most %d", fn,
+                 (tfb_idx)o.dims, x->shape[3]);
+    r.half = (o.dims ? (tfb_idx)o.dims : x->shape[3]) / 2;
+    TFB__REQUIRE(o.dims || x->shape[3] % 2 == 0, ctx, TFB_ERR_SHAPE,
+                 "%s: x.shape[3] is %d, must be even", fn, x->shape[3]);
+    if (!(o.base < 0 || o.base > 0)) o.base = 10000.0;
+    TFB__REQUIRE(o.base > 1.0 && o.base < 1e12, ctx, TFB_ERR_ARG,
+                 "%s: base must be between 1 and 1e12", fn);
+    TFB__TRY(tfb__rope_positions(ctx, x, &o, &r));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 1));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "positions", o.positions, 0));
+    r.x = *x;
+    r.y = *y;
+    r.interleaved = o.interleaved;
+    r.inverse = o.inverse;
+    r.compat = o.compat;
+    r.isa = ctx->isa;
+    r.per_task = 16;
+    items = x->shape[0] * x->shape[2];
+    mark = tfb__scratch_begin(ctx);
+    r.hi = (float *)tfb__take(ctx, r.half, 4);
+    r.lo = (float *)tfb__take(ctx, r.half, 4);
+    r.scratch =
+        (float *)tfb__take(ctx, tfb__workers(ctx), tfb__size_mul((size_t)r.half, 8));
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring && tfb_numel(y)) {
+        tfb__rope_frequencies(r.half, o.base, o.compat, r.hi, r.lo);
+        tfb__parallel(ctx, (items + r.per_task - 1) / r.per_task, tfb__rope_task, &r);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* One contiguous row of D values at a position; frequencies as above. */
+TFB__UNUSED static void tfb__rope_ref(tfb_idx D, const float *x, tfb_idx position,
+                                      const tfb_rope_opts *o, const float *hi,
+                                      const float *lo, float *y) {
+    const tfb_idx half = (o->dims ? (tfb_idx)o->dims : D) / 2;
+    const float pos = (float)position;
+    tfb_idx i;
+    for (i = 0; i < D; i++) y[i] = x[i];
+    for (i = 0; i < half; i++) {
+        const tfb_idx i0 = o->interleaved ? 2 * i : i,
+                      i1 = o->interleaved ? i0 + 1 : i + half;
+        const float a = x[i0], b = x[i1];
+        float c, s;
+        if (o->compat) {
+            c = tfb__cos_scalar(pos * hi[i]);
+            s = tfb__sin_scalar(pos * hi[i]);
+            if (pos * hi[i] > 131072.0f || pos * hi[i] < -131072.0f)
+                tfb__trig_large(pos * hi[i], &s, &c);
+        } else {
+            float t = pos * hi[i], e = TFB__FMA(pos, hi[i], 0.0f - t);
+            t = (t - ((t + 12582912.0f) - 12582912.0f)) + TFB__FMA(pos, lo[i], e);
+            tfb__sincos_turns_scalar(t, &s, &c);
+        }
+        if (o->inverse) s = -s;
+        y[i0] = TFB__FMA(a, c, b * -s);
+        y[i1] = TFB__FMA(b, c, a * s);
+    }
+}
+
+/* ===== [15] ATTENTION =============================================================== */
+
+/* Checks of the options that do not depend on another tensor than q and k. */
+static tfb_status tfb__attention_options(tfb_ctx *ctx, const tfb_attention_opts *o,
+                                         tfb__attn *a) {
+    const char *fn = "tfb_attention";
+    const tfb_idx far = PTRDIFF_MAX / 4;
+    tfb_idx rows;
+    TFB__REQUIRE((int)o->causal >= 0 && o->causal <= TFB_CAUSAL_OFFSET, ctx, TFB_ERR_ARG,
+                 "%s: causal is %d", fn, (tfb_idx)o->causal);
+    TFB__REQUIRE(o->window >= 0 && (o->causal || !o->window), ctx, TFB_ERR_ARG,
+                 "%s: window is %d, must be >= 0 and goes with causal", fn, o->window);
+    TFB__REQUIRE(o->chunk_size >= 0, ctx, TFB_ERR_ARG, "%s: chunk_size is %d", fn,
+                 o->chunk_size);
+    TFB__REQUIRE(o->key_pos0 >= 0 && o->key_pos0 < far && o->offset > -far &&
+                     o->offset < far,
+                 ctx, TFB_ERR_RANGE, "%s: offset %d or key_pos0 %d is out of range", fn,
+                 o->offset, o->key_pos0);
+    a->causal = o->causal != TFB_CAUSAL_NONE;
+    a->offset = o->causal == TFB_CAUSAL_OFFSET ? o->offset : a->S - a->T;
+    a->window = TFB__MIN(o->window, far);
+    a->key_pos0 = o->key_pos0;
+    a->scale = o->scale;
+    if (!o->scale_set) a->scale = 1.0f / TFB__SQRT((float)TFB__MAX(1, a->D));
+    rows = TFB__MIN(TFB__ROWS, (tfb_idx)tfb__size_mul((size_t)a->T, (size_t)a->group));
+    if (o->chunk_size && o->chunk_size < rows)
+        rows = TFB__MIN(rows, o->chunk_size * a->group);
+    a->block_rows = TFB__MAX(1, rows);
+    return TFB_OK;
+}
+
+/* Checks q, k, v, y and fills sizes and strides. */
+static tfb_status tfb__attention_tensors(tfb_ctx *ctx, const tfb_tensor *q,
+                                         const tfb_tensor *k, const tfb_tensor *v,
+                                         const tfb_tensor *y, tfb__attn *a) {
+    const char *fn = "tfb_attention";
+    const int f32 = TFB__MASK(TFB_F32);
+    TFB__TRY(tfb__check(ctx, fn, "q", q, f32, 4, 4));
+    TFB__TRY(tfb__check(ctx, fn, "k", k, f32, 4, 4));
+    TFB__TRY(tfb__check(ctx, fn, "v", v, f32, 4, 4));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, f32, 4, 4));
+    TFB__TRY(tfb__check_extent(ctx, fn, "k", k, 0, q->shape[0]));
+    TFB__REQUIRE(k->shape[3] == q->shape[3], ctx, TFB_ERR_SHAPE,
+                 "%s: k.shape[3] is %d, q has head_dim %d", fn, k->shape[3], q->shape[3]);
+    TFB__TRY(tfb__check_like(ctx, fn, "v", v, k, 3));
+    TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
+    TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, v->shape[3]));
+    a->T = q->shape[2];
+    a->D = q->shape[3];
+    a->G = k->shape[1];
+    a->S = k->shape[2];
+    a->Dv = v->shape[3];
+    TFB__REQUIRE(a->G > 0 ? q->shape[1] % a->G == 0 : q->shape[1] == 0, ctx,
+                 TFB_ERR_SHAPE, "%s: q has %d heads, no multiple of the %d of k", fn,
+                 q->shape[1], a->G);
+    a->group = a->G > 0 ? q->shape[1] / a->G : 0;
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "q", q, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "k", k, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "v", v, 0));
+    a->q = (const float *)q->data;
+    a->k = (const float *)k->data;
+    a->v = (const float *)v->data;
+    a->o = (float *)y->data;
+    memcpy(a->q_st, q->stride, sizeof a->q_st);
+    memcpy(a->k_st, k->stride, sizeof a->k_st);
+    memcpy(a->v_st, v->stride, sizeof a->v_st);
+    memcpy(a->o_st, y->stride, sizeof a->o_st);
+    return TFB_OK;
+}
+
+static tfb_status tfb__attention_lse(tfb_ctx *ctx, const tfb_tensor *q,
+                                     const tfb_tensor *k, const tfb_tensor *v,
+                                     const tfb_tensor *y, const tfb_tensor *lse,
+                                     tfb__attn *a) {
+    const char *fn = "tfb_attention";
+    TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), 3, 3));
+    TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, q, 3));
+    TFB__TRY(tfb__check_out(ctx, fn, "lse", lse));
+    TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "q", q, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "k", k, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "v", v, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
+    a->lse = (float *)lse->data;
+    memcpy(a->lse_st, lse->stride, sizeof a->lse_st);
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_tensor *k,
+                                 const tfb_tensor *v, const tfb_attention_opts *opts,
+                                 tfb_tensor *y) {
+    tfb_attention_opts o;
+    tfb__attn_state state;
+    tfb__attn a;
+    tfb__mark mark;
+    tfb_status status;
+    TFB__ENTER(ctx);
+    memset((void *)&o, 0, sizeof o);
+    memset((void *)&a, 0, sizeof a);
+    if (opts) o = *opts;
+    TFB__TRY(tfb__attention_tensors(ctx, q, k, v, y, &a));
+    TFB__TRY(tfb__attention_options(ctx, &o, &a));
+    if (o.lse) TFB__TRY(tfb__attention_lse(ctx, q, k, v, y, o.lse, &a));
+    a.blocks = (a.T * a.group + a.block_rows - 1) / a.block_rows;
+    a.worker_bytes = tfb__attn_carve(&a, NULL, &state);
+    mark = tfb__scratch_begin(ctx);
+    a.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), a.worker_bytes);
+    status = tfb__scratch_ready(ctx, "tfb_attention");
+    if (status == TFB_OK && !ctx->measuring && a.blocks)
+        tfb__parallel(ctx, q->shape[0] * a.G * a.blocks, ctx->isa->attention, &a);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* One query row against keys lo .. hi - 1 of [S, D] and [S, Dv]: the definition. acc, all
+ * hold Dv floats. Returns lse. */
+TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, const float *q,
+                                            const float *k, const float *v, tfb_idx lo,
+                                            tfb_idx hi, float *acc, float *all,
+                                            float *o) {
+    float all_m = -FLT_MAX, all_l = 0;
+    tfb_idx j = lo, d, i;
+    for (d = 0; d < a->Dv; d++) all[d] = 0;
+    while (j < hi) {
+        const tfb_idx split = (j + a->key_pos0) / TFB__KS;
+        float m = -FLT_MAX, lane[TFB__LANES] = TFB_INIT, l, M, e1, e2;
+        for (d = 0; d < a->Dv; d++) acc[d] = 0;
+        while (j < hi && (j + a->key_pos0) / TFB__KS == split) {
+            float s[TFB__KT], top = m, carry;
+            const tfb_idx j0 = j, tile = (j + a->key_pos0) / TFB__KT;
+            for (; j < hi && (j + a->key_pos0) / TFB__KT == tile; j++) {
+                s[j - j0] = a->scale * tfb__dot_ref(a->D, q, a->q_st[3],
+                                                    k + j * a->k_st[2], a->k_st[3]);
+                top = s[j - j0] > top ? s[j - j0] : top;
+            }
+            carry = tfb__exp_scalar(m - top);
+            m = top;
+            for (i = 0; i < TFB__LANES; i++) lane[i] = lane[i] * carry;
+            for (d = 0; d < a->Dv; d++) acc[d] = acc[d] * carry;
+            for (i = j0; i < j; i++) {
+                const float p = tfb__exp_scalar(s[i - j0] - m);
+                lane[(i + a->key_pos0) % TFB__LANES] += p;
+                for (d = 0; d < a->Dv; d++)
+                    acc[d] = TFB__FMA(p, v[i * a->v_st[2] + d * a->v_st[3]], acc[d]);
+            }
+        }
+        l = tfb__fold16(lane);
+        M = all_m > m ? all_m : m;
+        e1 = tfb__exp_scalar(all_m - M);
+        e2 = tfb__exp_scalar(m - M);
+        all_m = M;
+        all_l = TFB__FMA(all_l, e1, l * e2);
+        for (d = 0; d < a->Dv; d++) all[d] = TFB__FMA(all[d], e1, acc[d] * e2);
+    }
+    for (d = 0; d < a->Dv; d++)
+        o[d] = all_l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / all_l, 0.0f);
+    return all_l <= 0 ? -TFB__FLT_INF : all_m + tfb__log_scalar(all_l);
+}
+
+/* ===== [16] KV CACHES =============================================================== */
+
+/* The bytes of a layer's key and value of a given capacity; (size_t)-1 on overflow. */
+static size_t tfb__kv_layer_bytes(const tfb_kv_layer *layer, tfb_idx capacity) {
+    size_t rows = tfb__size_mul((size_t)layer->batch, (size_t)layer->kv_heads);
+    rows = tfb__size_mul(rows, (size_t)capacity);
+    return tfb__size_mul(
+        tfb__size_mul(rows, tfb__size_add((size_t)layer->head_dim, (size_t)layer->v_dim)),
+        4);
+}
+
+static tfb_idx tfb__kv_v_dim(const tfb_kv_shape *s) {
+    return s->v_dim ? s->v_dim : s->head_dim;
+}
+
+TFB_API size_t tfb_kv_bytes(const tfb_kv_shape *shape) {
+    tfb_kv_layer layer;
+    size_t bytes;
+    if (!shape || shape->layers < 1 || shape->batch < 1 || shape->kv_heads < 1 ||
+        shape->head_dim < 1 || shape->v_dim < 0 || shape->max_tokens < 1)
+        return 0;
+    memset((void *)&layer, 0, sizeof layer);
+    layer.batch = shape->batch;
+    layer.kv_heads = shape->kv_heads;
+    layer.head_dim = shape->head_dim;
+    layer.v_dim = tfb__kv_v_dim(shape);
+    bytes = tfb__size_add(tfb__kv_layer_bytes(&layer, shape->max_tokens), sizeof layer);
+    bytes = tfb__size_mul(bytes, (size_t)shape->layers);
+    return bytes < (size_t)-1 / 2 ? bytes : 0;
+}
+
+TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_shape *shape,
+                                      void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_kv_init_static";
+    const size_t need = tfb_kv_bytes(shape);
+    float *at;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(kv && shape && mem, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 !kv      ? "kv"
+                 : !shape ? "shape"
+                          : "mem");
+    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "%s: an extent is not positive or overflows",
+                 fn);
+    TFB__REQUIRE((uintptr_t)mem % 8 == 0, ctx, TFB_ERR_ARG, "%s: mem is not aligned to 8",
+                 fn);
+    TFB__REQUIRE(mem_bytes >= need, ctx, TFB_ERR_RANGE, "%s: mem_bytes is %d, needs %d",
+                 fn, (tfb_idx)mem_bytes, (tfb_idx)need);
+    memset((void *)kv, 0, sizeof *kv);
+    memset(mem, 0, need);
+    kv->layer = (tfb_kv_layer *)mem;
+    kv->layers = shape->layers;
+    kv->is_static = 1;
+    at = (float *)(void *)(kv->layer + kv->layers);
+    for (i = 0; i < kv->layers; i++) {
+        tfb_kv_layer *layer = kv->layer + i;
+        layer->batch = shape->batch;
+        layer->kv_heads = shape->kv_heads;
+        layer->head_dim = shape->head_dim;
+        layer->v_dim = tfb__kv_v_dim(shape);
+        layer->capacity = shape->max_tokens;
+        layer->key = at;
+        at += layer->batch * layer->kv_heads * layer->capacity * layer->head_dim;
+        layer->value = at;
+        at += layer->batch * layer->kv_heads * layer->capacity * layer->v_dim;
+    }
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, int layers) {
+    tfb_kv_layer *layer;
+    size_t bytes;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(kv, ctx, TFB_ERR_ARG, "tfb_kv_init: kv is NULL");
+    TFB__REQUIRE(layers > 0, ctx, TFB_ERR_RANGE, "tfb_kv_init: layers is %d",
+                 (tfb_idx)layers);
+    bytes = tfb__size_mul((size_t)layers, sizeof *layer);
+    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
+                 "tfb_kv_init: the size overflows");
+    TFB__REQUIRE(ctx->alloc, ctx, TFB_ERR_MEMORY, "tfb_kv_init: ctx.alloc is NULL");
+    layer = (tfb_kv_layer *)ctx->alloc(ctx->alloc_user, NULL, bytes);
+    TFB__REQUIRE(layer, ctx, TFB_ERR_MEMORY, "tfb_kv_init: %d bytes are not to be had",
+                 (tfb_idx)bytes);
+    memset((void *)layer, 0, bytes);
+    memset((void *)kv, 0, sizeof *kv);
+    kv->layer = layer;
+    kv->layers = layers;
+    kv->alloc = ctx->alloc;
+    kv->alloc_user = ctx->alloc_user;
+    return TFB_OK;
+}
+
+TFB_API void tfb_kv_free(tfb_kv *kv) {
+    int i;
+    if (!kv) return;
+    if (!kv->is_static && kv->alloc) {
+        for (i = 0; i < kv->layers; i++)
+            if (kv->layer[i].key) kv->alloc(kv->alloc_user, kv->layer[i].key, 0);
+        kv->alloc(kv->alloc_user, kv->layer, 0);
+    }
+    memset((void *)kv, 0, sizeof *kv);
+}
+
+TFB_API void tfb_kv_reset(tfb_kv *kv) {
+    int i;
+    for (i = 0; kv && i < kv->layers; i++) kv->layer[i].length = 0;
+}
+
+/* A dynamic layer gets room for `rows` rows: one block, key first, at least doubling. */
+static tfb_status tfb__kv_grow(tfb_ctx *ctx, tfb_kv *kv, tfb_kv_layer *layer,
+                               tfb_idx rows) {
+    const tfb_idx heads = layer->batch * layer->kv_heads;
+    const tfb_idx capacity = TFB__MAX(TFB__MAX(rows, 2 * layer->capacity), 16);
+    const size_t bytes = tfb__kv_layer_bytes(layer, capacity);
+    float *key, *value;
+    tfb_idx i;
+    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
+                 "tfb_kv_append: the size of %d rows overflows", rows);
+    key = (float *)kv->alloc(kv->alloc_user, NULL, bytes ? bytes : 1);
+    TFB__REQUIRE(key, ctx, TFB_ERR_MEMORY, "tfb_kv_append: %d bytes are not to be had",
+                 (tfb_idx)bytes);
+    memset((void *)key, 0, bytes);
+    value = key + heads * capacity * layer->head_dim;
+    for (i = 0; layer->key && i < heads; i++) {
+        memcpy((void *)(key + i * capacity * layer->head_dim),
+               (const void *)(layer->key + i * layer->capacity * layer->head_dim),
+               (size_t)(layer->length * layer->head_dim) * sizeof *key);
+        memcpy((void *)(value + i * capacity * layer->v_dim),
+               (const void *)(layer->value + i * layer->capacity * layer->v_dim),
+               (size_t)(layer->length * layer->v_dim) * sizeof *key);
+    }
+    if (layer->key) kv->alloc(kv->alloc_user, layer->key, 0);
+    layer->key = key;
+    layer->value = value;
+    layer->capacity = capacity;
+    return TFB_OK;
+}
+
+/* Rows of a [B, G, capacity, D] store as a tensor. */
+static tfb_tensor tfb__kv_view(const tfb_kv_layer *layer, const float *data, tfb_idx dim,
+                               tfb_idx start, tfb_idx rows) {
+    tfb_tensor t =
+        tfb_view4(data + start * dim, TFB_F32, layer->batch, layer->kv_heads, rows, dim);
+    t.stride[3] = 1;
+    t.stride[2] = dim;
+    t.stride[1] = layer->capacity * dim;
+    t.stride[0] = layer->kv_heads * t.stride[1];
+    return t;
+}
+
+static tfb_status tfb__kv_layer(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                int layer) {
+    TFB__REQUIRE(kv && kv->layer, ctx, TFB_ERR_ARG, "%s: kv is %s", fn,
+                 kv ? "not initialised" : "NULL");
+    TFB__REQUIRE(layer >= 0 && layer < kv->layers, ctx, TFB_ERR_RANGE,
+                 "%s: layer is %d, kv has %d", fn, (tfb_idx)layer, (tfb_idx)kv->layers);
+    return TFB_OK;
+}
+
+/* key and value against each other and against the shapes a layer has, if it has them. */
+static tfb_status tfb__kv_check(tfb_ctx *ctx, const char *fn, const tfb_kv_layer *layer,
+                                const tfb_tensor *key, const tfb_tensor *value) {
+    TFB__TRY(tfb__check(ctx, fn, "key", key, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check(ctx, fn, "value", value, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check_like(ctx, fn, "value", value, key, 3));
+    if (!layer->batch) {
+        TFB__REQUIRE(key->shape[0] > 0 && key->shape[1] > 0 && key->shape[3] > 0 &&
+                         value->shape[3] > 0,
+                     ctx, TFB_ERR_SHAPE, "%s: key or value has an empty extent", fn);
+        return TFB_OK;
+    }
+    TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 0, layer->batch));
+    TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 1, layer->kv_heads));
+    TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 3, layer->head_dim));
+    return tfb__check_extent(ctx, fn, "value", value, 3, layer->v_dim);
+}
+
+TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
+                                 const tfb_tensor *key, const tfb_tensor *value) {
+    const char *fn = "tfb_kv_append";
+    tfb_kv_layer next, *at;
+    tfb_tensor to_key, to_value;
+    tfb_idx T;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_layer(ctx, fn, kv, layer));
+    at = kv->layer + layer;
+    TFB__TRY(tfb__kv_check(ctx, fn, at, key, value));
+    T = key->shape[2];
+    next = *at;
+    next.batch = key->shape[0];
+    next.kv_heads = key->shape[1];
+    next.head_dim = key->shape[3];
+    next.v_dim = value->shape[3];
+    if (T == 0 || ctx->measuring) return TFB_OK;
+    TFB__REQUIRE(T <= PTRDIFF_MAX / 4 - next.length, ctx, TFB_ERR_RANGE,
+                 "%s: %d rows overflow", fn, T);
+    if (next.length + T > next.capacity) {
+        TFB__REQUIRE(!kv->is_static, ctx, TFB_ERR_FULL,
+                     "%s: layer %d holds %d of %d rows, %d more do not fit", fn,
+                     (tfb_idx)layer, next.length, next.capacity, T);
+    }
+    if (next.key) { /* the caller may not hand in what append is about to overwrite */
+        to_key = tfb__kv_view(&next, next.key, next.head_dim, 0, next.capacity);
+        to_value = tfb__kv_view(&next, next.value, next.v_dim, 0, next.capacity);
+        TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_key, "key", key, 0));
+        TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_value, "value", value, 0));
+    }
+    if (next.length + T > next.capacity)
+        TFB__TRY(tfb__kv_grow(ctx, kv, &next, next.length + T));
+    to_key = tfb__kv_view(&next, next.key, next.head_dim, next.length, T);
+    to_value = tfb__kv_view(&next, next.value, next.v_dim, next.length, T);
+    next.length += T;
+    *at = next;
+    TFB__TRY(tfb_copy(ctx, key, &to_key));
+    return tfb_copy(ctx, value, &to_value);
+}
+
+TFB_API tfb_status tfb_kv_get(tfb_ctx *ctx, const tfb_kv *kv, int layer, tfb_tensor *key,
+                              tfb_tensor *value) {
+    const tfb_kv_layer *at;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_layer(ctx, "tfb_kv_get", kv, layer));
+    TFB__REQUIRE(key && value, ctx, TFB_ERR_ARG, "tfb_kv_get: %s is NULL",
+                 key ? "value" : "key");
+    at = kv->layer + layer;
+    memset((void *)key, 0, sizeof *key);
+    memset((void *)value, 0, sizeof *value);
+    if (!at->key) return TFB_OK;
+    *key = tfb__kv_view(at, at->key, at->head_dim, 0, at->length);
+    *value = tfb__kv_view(at, at->value, at->v_dim, 0, at->length);
+    return TFB_OK;
+}
+
+TFB_API tfb_idx tfb_kv_length(const tfb_kv *kv, int layer) {
+    return kv && layer >= 0 && layer < kv->layers ? kv->layer[layer].length : 0;
+}
+
+TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
+    return kv && layer >= 0 && layer < kv->layers ? kv->layer[layer].capacity : 0;
+}
+
+/* ===== [17] TAIL ==================================================================== */
+
+#ifdef __cplusplus
+}
+#endif
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT DEFAULT
+#elif TFB__GNU
+#pragma GCC pop_options
+#endif
+#undef TFB__PASS
+#endif /* the last pass */
+
+/* Pitfalls: these details have caused bugs, here or elsewhere.
+ *   - Causal masks with T != S: the offset is explicit; the default is bottom right.
+ *   - A window of W keys counts the query's own key.
+ *   - Two GELUs: GELU_ERF is torch's default, GELU_TANH GPT-2's. Two pairings of rope.
+ *   - +0 times a NaN value is NaN: tiles with masked keys and non-finite values take
+ *     another kernel.
+ *   - Scratch sizes come from running the call itself in a measuring context; what
+ *     chooses sizes must not look at data pointers, which may be NULL there.
+ *   - gcc fuses intrinsics unless contraction is off; -std=c99 turns it off by accident.
+ *   - __AVX2__ does not say which pass this is: gcc defines it in a region, clang not.
+ *
+ * Changes
+ *   0.1.0  the first: tensors, matmul, linear, norms, softmax, rope, attention, KV cache
+ *
+ * Licence: MIT or public domain (Unlicense), as you choose; see LICENSE. */
