@@ -89,6 +89,13 @@
 #define TFB_API extern
 #endif
 
+/* A view reads nothing: keeps gcc from warning about outputs that are not yet written. */
+#if defined(__GNUC__) && __GNUC__ >= 11 && !defined(__clang__)
+#define TFB__READS_NOTHING __attribute__((access(none, 1)))
+#else
+#define TFB__READS_NOTHING
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -197,12 +204,14 @@ TFB_API tfb_status tfb_isa_force(tfb_ctx *ctx, const char *name);
 TFB_API tfb_status tfb_build_info(tfb_ctx *ctx);
 
 /* tfb_view1 .. tfb_view4: a dense row-major view of the caller's data, by value. */
-TFB_API tfb_tensor tfb_view1(const void *data, tfb_dtype dtype, tfb_idx n0);
-TFB_API tfb_tensor tfb_view2(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1);
+TFB_API tfb_tensor tfb_view1(const void *data, tfb_dtype dtype,
+                             tfb_idx n0) TFB__READS_NOTHING;
+TFB_API tfb_tensor tfb_view2(const void *data, tfb_dtype dtype, tfb_idx n0,
+                             tfb_idx n1) TFB__READS_NOTHING;
 TFB_API tfb_tensor tfb_view3(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1,
-                             tfb_idx n2);
+                             tfb_idx n2) TFB__READS_NOTHING;
 TFB_API tfb_tensor tfb_view4(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_idx n1,
-                             tfb_idx n2, tfb_idx n3);
+                             tfb_idx n2, tfb_idx n3) TFB__READS_NOTHING;
 /* tfb_numel: the number of elements; 1 for ndim 0.  tfb_dtype_size: bytes of one. */
 TFB_API tfb_idx tfb_numel(const tfb_tensor *t);
 TFB_API size_t tfb_dtype_size(tfb_dtype dtype);
@@ -1071,8 +1080,8 @@ static void tfb__dense_strides(tfb_tensor *t) {
     }
 }
 
-static tfb_tensor tfb__view(const void *data, tfb_dtype dtype, int ndim,
-                            const tfb_idx *shape) {
+TFB__READS_NOTHING static tfb_tensor tfb__view(const void *data, tfb_dtype dtype,
+                                               int ndim, const tfb_idx *shape) {
     tfb_tensor t;
     int i;
     memset((void *)&t, 0, sizeof t);
@@ -1698,8 +1707,9 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #define TFB__VISHR(a, n)      _mm256_srli_epi32(a, n)
 #define TFB__VBITS(a)         _mm256_castps_si256(a)
 #define TFB__VFLOAT(a)        _mm256_castsi256_ps(a)
-#define TFB__TILE_ROWS        6
-#define TFB__TILES(X) X(1, 8) X(1, 2) X(2, 4) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2)
+
+#define TFB__TILE_ROWS 6
+#define TFB__TILES(X)  X(1, 8) X(1, 2) X(2, 4) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2)
 
 /* -1 in the first n lanes when read from 8 - n on */
 static const int32_t tfb__lanes_avx2[16] = {-1, -1, -1, -1, -1, -1, -1, -1,

@@ -1,0 +1,70 @@
+# tfblocks: `make` alone lists what there is.
+CC      = cc
+CLANG   = clang-14
+CFLAGS  = -std=c99 -O2 -g
+WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef \
+          -Wcast-qual -Wstrict-prototypes -Wdouble-promotion -Wvla -Werror
+SANE    = -std=c99 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+
+TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
+          tests/golden/test_*.c))))
+DEPS    = tfblocks.h tests/test.h examples/05_generate/main.c
+SCRIPTS = $(sort $(wildcard tests/tools/check_*.sh)) tests/tools/faults.sh \
+          tests/compile/run.sh
+EXAMPLES = $(sort $(notdir $(patsubst %/main.c,%,$(wildcard examples/*/main.c))))
+CLANGED = $(shell command -v $(CLANG) >/dev/null 2>&1 && echo $(TESTS:%=build/clang/%))
+VPATH   = tests/unit:tests/isa:tests/golden
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+run: build/generate ## generate text; MODEL= TOKENIZER= EVAL= SEED= STEPS= TEMPERATURE= ISA=
+	@build/generate --model "$(or $(MODEL),examples/05_generate/model.bin)" \
+	    --tokenizer "$(TOKENIZER)" --eval "$(EVAL)" --seed "$(SEED)" \
+	    --steps "$(STEPS)" --temperature "$(TEMPERATURE)" --isa "$(ISA)"
+
+test: ## build and run every test; what cannot run here is listed as skipped
+	@$(MAKE) -s -j2 build-tests
+	@sh tests/tools/run.sh $(TESTS:%=build/cc/%) \
+	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/cc/%) $(CLANGED) \
+	    $(TESTS:%=build/sane/%) $(TESTS:%=TFB_TEST_ISA=scalar\ build/sane/%) \
+	    $(SCRIPTS)
+
+quick: $(TESTS:%=build/cc/%) ## the unit tests alone, on the best table
+	@sh tests/tools/run.sh $^
+
+build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
+
+bench: build/bench ## time ours against the peers that are installed; BENCH= options
+	@build/bench $(BENCH)
+
+bench-plot: ## draw build/bench.tsv as build/bench.svg
+	@python3 tests/bench/plot.py
+
+format: ## run clang-format over all sources
+	@clang-format -i tfblocks.h tests/*.h tests/*/*.[ch] examples/*/*.c
+
+clean: ## remove build/
+	@rm -rf build
+
+build/generate: examples/05_generate/main.c tfblocks.h
+	@mkdir -p $(@D)
+	@$(CC) -O2 $< -o $@
+
+build/bench: tests/bench/bench.c tfblocks.h
+	@mkdir -p $(@D)
+	@$(CC) -O2 -I. $< -o $@ -ldl -lm
+
+build/cc/%: %.c $(DEPS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(WARN) -I. $< -o $@ -lm -lpthread
+
+build/clang/%: %.c $(DEPS)
+	@mkdir -p $(@D)
+	$(CLANG) $(CFLAGS) $(WARN) -I. $< -o $@ -lm -lpthread
+
+build/sane/%: %.c $(DEPS)
+	@mkdir -p $(@D)
+	$(CC) $(SANE) -I. $< -o $@ -lm -lpthread
+
+.PHONY: help run test quick build-tests bench bench-plot format clean
