@@ -96,6 +96,15 @@
 #define TFB__READS_NOTHING
 #endif
 
+/* Zero-initialises a struct in C and C++: tfb_linear_opts o = TFB_INIT; */
+/* clang-format off */
+#ifdef __cplusplus
+#define TFB_INIT {}
+#else
+#define TFB_INIT {0}
+#endif
+/* clang-format on */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -292,8 +301,7 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y);
  *   a [..., M, K]  b [..., K, N]  y [..., M, N]   F32, any strides: transposes are views
  *   made by tfb_permute; batch extents of 1, or missing ones, repeat
  *   alias    y overlaps neither a nor b
- *   scratch  per worker about 260 (K + 112) bytes, 16 K more where a's columns are
- *            strided (ask a measuring context)
+ *   scratch  <= TFB_LINEAR_SCRATCH(K, workers)
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
  *   cost     2 M N K flops
  *   source   Goto & van de Geijn 2008; reference: tfb__gemm_ref */
@@ -316,13 +324,17 @@ typedef struct tfb_linear_opts {
  *   x [..., K]  W [N, K] plain or packed  y [..., N], or [..., N / 2] when gated
  *   dtypes   all F32
  *   alias    y may be the residual; otherwise it overlaps nothing
- *   scratch  per worker about 24 KiB (twice that when gated), and 260 K bytes if W is
- *            plain
+ *   scratch  <= TFB_LINEAR_SCRATCH(K, workers); K counts as 0 if W is packed and x's
+ *            rows are contiguous
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
  *   cost     2 M N K flops
  *   source   Goto & van de Geijn 2008; reference: tfb__gemm_ref */
 TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
                               const tfb_linear_opts *opts, tfb_tensor *y);
+
+/* A bound of the scratch of tfb_matmul and tfb_linear in bytes, for static arrays. */
+#define TFB_LINEAR_SCRATCH(K, workers)                                                   \
+    (64u + (size_t)(workers) * (28160u + 768u * (size_t)(K)))
 
 /* Packed weights: one layout on every target (panels [ceil(N/16)][K][16], zero-padded,
  * little-endian, behind a 64-byte header), so a pack may be a file or a const array.
@@ -539,14 +551,6 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
 #define TFB__UNROLL4
 #endif
 
-/* clang-format off */
-#ifdef __cplusplus
-#define TFB_INIT {}
-#else
-#define TFB_INIT {0}
-#endif
-/* clang-format on */
-
 /* Re-inclusion is by name: __FILE__ fails with relative include paths. */
 #ifndef TFB_SELF
 #define TFB_SELF "tfblocks.h"
@@ -605,7 +609,7 @@ TFB__INLINE float tfb__float_of(uint32_t u) {
 /* fma(a, b, c) from double arithmetic: the product is exact, the sum is rounded to odd
  * (TwoSum gives its error), so the last rounding to float sees what it must.
  * Source: Boldo & Melquiond 2008. */
-TFB__INLINE float tfb__fma_soft(float a, float b, float c) {
+static TFB__NOINLINE float tfb__fma_soft(float a, float b, float c) {
     double p = (double)a * (double)b, s = p + (double)c;
     double t = s - p, e = (p - (s - t)) + ((double)c - t);
     uint64_t u;
@@ -618,7 +622,7 @@ TFB__INLINE float tfb__fma_soft(float a, float b, float c) {
 }
 
 /* Correctly rounded square root, digit by digit, for compilers without an instruction. */
-TFB__INLINE float tfb__sqrt_soft(float x) {
+static TFB__NOINLINE float tfb__sqrt_soft(float x) {
     uint32_t u = tfb__bits_of(x), root = 0, bit;
     uint64_t rest, square = 0;
     int e = (int)(u >> 23) - 127;
@@ -3059,8 +3063,9 @@ typedef struct tfb__gemm {
     tfb_gate gate;
     int packed;
     const tfb__kernels *isa;
-    tfb_idx task_rows, tasks_m, tasks_n, panels; /* panels: of one strip, at most */
-    float *sums, *biases, *rows, *w_panels;      /* scratch of worker 0 */
+    tfb_idx task_rows, tasks_m, tasks_n;
+    tfb_idx strip, panels; /* rows and panels of the sums a task holds at a time */
+    float *sums, *biases, *rows, *w_panels; /* scratch of worker 0 */
 } tfb__gemm;
 
 /* Output column c of a (gated) product needs these columns of A W^T. */
@@ -3139,8 +3144,8 @@ static void tfb__gemm_task(void *arg, tfb_idx i, int worker) {
     const tfb_idx n0 = tfb__gate_column(g, c0, 0), u0 = tfb__gate_column(g, c0, 1);
     const int ranges = g->gate == TFB_GATE_HALVES ? 2 : 1;
     const int both = g->gate == TFB_GATE_INTERLEAVED;
-    float *sums = g->sums + worker * TFB__STRIP * g->panels * TFB__PANEL;
-    float *rows = g->rows ? g->rows + worker * TFB__STRIP * g->K : NULL;
+    float *sums = g->sums + worker * g->strip * g->panels * TFB__PANEL;
+    float *rows = g->rows ? g->rows + worker * g->strip * g->K : NULL;
     float *panels = g->w_panels;
     tfb__mm mm[2];
     tfb__epilogue e;
@@ -3163,8 +3168,8 @@ static void tfb__gemm_task(void *arg, tfb_idx i, int worker) {
     mm[0].k = mm[1].k = g->K;
     mm[0].s = sums;
     mm[1].s = sums + filled;
-    for (m = m0; m < m1; m += TFB__STRIP) {
-        e.rows = mm[0].rows = mm[1].rows = TFB__MIN(TFB__STRIP, m1 - m);
+    for (m = m0; m < m1; m += g->strip) {
+        e.rows = mm[0].rows = mm[1].rows = TFB__MIN(g->strip, m1 - m);
         tfb__gemm_rows(g, &mm[0], batch, m, rows);
         mm[1].a = mm[0].a;
         mm[1].lda = mm[0].lda;
@@ -3218,14 +3223,16 @@ static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
            (g->M + g->task_rows - 1) / g->task_rows * g->tasks_n * batches < 2 * workers)
         g->task_rows /= 2;
     g->tasks_m = (g->M + g->task_rows - 1) / g->task_rows;
+    g->strip = TFB__MIN(TFB__STRIP, g->M);
     g->panels = TFB__MIN(TFB__TASK_COLS, g->cols + TFB__PANEL - 1) / TFB__PANEL;
     if (g->gate) g->panels = 2 * g->panels + 1;
     gathered = g->a.stride[g->batch_dims + 1] != 1 && g->K > 1 ? g->K : 0;
     mark = tfb__scratch_begin(ctx);
-    g->sums = (float *)tfb__take(ctx, workers,
-                                 4 * (size_t)(TFB__STRIP * g->panels * TFB__PANEL));
+    g->sums =
+        (float *)tfb__take(ctx, workers, 4 * (size_t)(g->strip * g->panels * TFB__PANEL));
     g->biases = (float *)tfb__take(ctx, g->has_bias ? workers : 0, 8 * TFB__TASK_COLS);
-    g->rows = (float *)tfb__take(ctx, workers * gathered, 4 * TFB__STRIP);
+    g->rows = (float *)tfb__take(ctx, workers,
+                                 tfb__size_mul((size_t)gathered, 4 * (size_t)g->strip));
     g->w_panels = (float *)tfb__take(
         ctx, g->packed ? 0 : workers,
         tfb__size_mul((size_t)g->K, 4 * TFB__PANEL * (size_t)g->panels));
