@@ -474,7 +474,8 @@ typedef struct tfb_kv {
 #define TFB_KV_BYTES(layers, batch, kv_heads, head_dim, v_dim, max_tokens)               \
     ((size_t)(layers) * sizeof(tfb_kv_layer) +                                           \
      4u * (size_t)(layers) * (size_t)(batch) * (size_t)(kv_heads) *                      \
-         (size_t)(max_tokens) * ((size_t)(head_dim) + (size_t)(v_dim)))
+         (size_t)(max_tokens) *                                                          \
+         ((size_t)(head_dim) + (size_t)((v_dim) ? (v_dim) : (head_dim))))
 TFB_API size_t tfb_kv_bytes(const tfb_kv_shape *shape);
 TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_shape *shape,
                                       void *mem, size_t mem_bytes);
@@ -488,7 +489,8 @@ TFB_API void tfb_kv_reset(tfb_kv *kv);
  *   cost     amortised O(T); a dynamic cache at least doubles when it grows
  * tfb_kv_get: views [B, G, length, D] and [B, G, length, Dv] of the cache itself, which
  *   attention reads in place. A layer never appended to gives tensors with data NULL,
- *   ndim 0. They hold until the next append (static: until the memory goes).
+ *   ndim 0 (while measuring: of length 0, so that a decode loop can be measured before it
+ *   runs). They hold until the next append (static: until the memory goes).
  * tfb_kv_length: rows a layer holds; 0 for any layer that does not exist.
  * tfb_kv_capacity: rows it can hold without allocating. */
 TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
@@ -682,6 +684,7 @@ TFB_API const char *tfb_status_text(tfb_status status) {
     do {                                                                                 \
         if (!(ctx)) return TFB_ERR_ARG;                                                  \
         (ctx)->message[0] = 0;                                                           \
+        if ((ctx)->depth == 0) (ctx)->scratch_last = 0;                                  \
     } while (0)
 
 #ifdef TFB_NO_MESSAGES
@@ -1079,12 +1082,13 @@ TFB__UNUSED static const char *tfb__dtype_text(tfb_dtype dtype) {
     return "unknown";
 }
 
+/* Sizes that overflow wrap here without harm: tfb__check_layout finds them. */
 static void tfb__dense_strides(tfb_tensor *t) {
     tfb_idx stride = 1;
     int i;
     for (i = t->ndim - 1; i >= 0; i--) {
         t->stride[i] = stride;
-        stride *= t->shape[i] > 0 ? t->shape[i] : 1;
+        stride = (tfb_idx)((size_t)stride * (size_t)TFB__MAX(t->shape[i], 1));
     }
 }
 
@@ -1134,7 +1138,7 @@ TFB_API tfb_tensor tfb_view4(const void *data, tfb_dtype dtype, tfb_idx n0, tfb_
 TFB_API tfb_idx tfb_numel(const tfb_tensor *t) {
     tfb_idx n = 1;
     int i;
-    for (i = 0; i < t->ndim; i++) n *= t->shape[i];
+    for (i = 0; i < t->ndim; i++) n = (tfb_idx)((size_t)n * (size_t)t->shape[i]);
     return n;
 }
 
@@ -1326,7 +1330,7 @@ TFB_API tfb_status tfb_slice(tfb_ctx *ctx, const tfb_tensor *t, int dim, tfb_idx
                  start, length, (tfb_idx)dim, t->shape[dim]);
     view = *t;
     view.shape[dim] = length;
-    if (view.data && length > 0)
+    if (view.data && tfb_numel(&view) > 0)
         view.data =
             (char *)t->data + start * t->stride[dim] * (tfb_idx)tfb_dtype_size(t->dtype);
     *out = view;
@@ -1364,10 +1368,10 @@ static int tfb__reshape_strides(const tfb_tensor *t, tfb_tensor *view) {
         tfb_idx have = i >= 0 ? t->shape[i] : 1, step = i >= 0 ? t->stride[i] : 1;
         tfb_idx made = 1;
         for (; j >= 0 && (made < have || view->shape[j] == 1); j--) {
-            view->stride[j] = step * made;
+            view->stride[j] = (tfb_idx)((size_t)step * (size_t)made);
             made *= view->shape[j];
             while (made > have) { /* take in t's next dimension, if evenly spaced */
-                tfb_idx run = step * have;
+                tfb_idx run = (tfb_idx)((size_t)step * (size_t)have);
                 for (i--; i >= 0 && t->shape[i] == 1;) i--;
                 if (i < 0 || t->stride[i] != run) return 0;
                 have *= t->shape[i];
@@ -2274,7 +2278,8 @@ static void TFB__FN(epilogue)(const tfb__epilogue *e) {
     const TFB__VF alpha = TFB__VSET1(e->alpha), zero = TFB__VSET1(0.0f);
     tfb_idx row, c;
     for (row = 0; row < e->rows; row++) {
-        const float *s = e->s + row * e->s_rs, *up = e->up + row * e->s_rs;
+        const float *s = e->s + row * e->s_rs;
+        const float *up = e->up ? e->up + row * e->s_rs : NULL;
         for (c = 0; c < e->cols; c += TFB__VW) {
             const tfb_idx n = e->cols - c;
             TFB__VF bias = e->bias ? TFB__VLOADN(e->bias + c, n) : zero;
@@ -2836,13 +2841,17 @@ static uint16_t tfb__bf16_of(float x) {
     return (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
 }
 
-static float tfb__get(tfb_dtype dtype, const void *p) {
+/* An element as float32. On the way to a narrower dtype an integer that float32 cannot
+ * hold is rounded to odd, so that it is rounded only once in the end. */
+static float tfb__get(tfb_dtype dtype, tfb_dtype to, const void *p) {
     uint16_t h;
     int32_t i;
     if (dtype == TFB_F32) return *(const float *)p;
     if (dtype == TFB_U8) return *(const uint8_t *)p;
     if (dtype == TFB_I32) {
         memcpy(&i, p, 4);
+        if (to != TFB_F32 && (i <= -(1 << 24) || i >= 1 << 24))
+            i = (i & ~255) | (i & 255 ? 128 : 0);
         return (float)i;
     }
     memcpy(&h, p, 2);
@@ -2881,10 +2890,29 @@ static char *tfb__row(const tfb_tensor *t, tfb_idx i, tfb_idx *step) {
     return (char *)t->data + (t->ndim ? tfb__offset(t, t->ndim - 1, i) * bytes : 0);
 }
 
-TFB_API tfb_status tfb_copy(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) {
-    tfb_tensor from;
+/* x has y's shape already. */
+static void tfb__copy(const tfb_tensor *x, const tfb_tensor *y) {
     tfb__rows rows;
     tfb_idx i, j, xs, ys;
+    tfb__rows_init(&rows, y, x, NULL);
+    for (i = 0; i < rows.n; i++) {
+        const char *px = tfb__row(&rows.a, i, &xs);
+        char *py = tfb__row(&rows.y, i, &ys);
+        const tfb_idx size = (tfb_idx)tfb_dtype_size(y->dtype);
+        if (x->dtype == y->dtype && xs == size && ys == size)
+            memmove(py, px, (size_t)(rows.inner * size));
+        else if (x->dtype == y->dtype)
+            for (j = 0; j < rows.inner; j++)
+                memmove(py + j * ys, px + j * xs, (size_t)size);
+        else
+            for (j = 0; j < rows.inner; j++)
+                tfb__set(y->dtype, py + j * ys,
+                         tfb__get(x->dtype, y->dtype, px + j * xs));
+    }
+}
+
+TFB_API tfb_status tfb_copy(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) {
+    tfb_tensor from;
     TFB__ENTER(ctx);
     TFB__TRY(tfb__check(ctx, "tfb_copy", "x", x, TFB__ANY_DTYPE, 0, TFB_MAX_DIMS));
     TFB__TRY(tfb__check(ctx, "tfb_copy", "y", y, TFB__ANY_DTYPE, 0, TFB_MAX_DIMS));
@@ -2894,18 +2922,7 @@ TFB_API tfb_status tfb_copy(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) {
     TFB__TRY(tfb__broadcast(ctx, "tfb_copy", "x", x, y, &from));
     TFB__TRY(tfb__check_out(ctx, "tfb_copy", "y", y));
     TFB__TRY(tfb__check_alias(ctx, "tfb_copy", "y", y, "x", &from, 1));
-    if (ctx->measuring) return TFB_OK;
-    tfb__rows_init(&rows, y, &from, NULL);
-    for (i = 0; i < rows.n; i++) {
-        const char *px = tfb__row(&rows.a, i, &xs);
-        char *py = tfb__row(&rows.y, i, &ys);
-        if (x->dtype == y->dtype)
-            for (j = 0; j < rows.inner; j++)
-                memmove(py + j * ys, px + j * xs, tfb_dtype_size(x->dtype));
-        else
-            for (j = 0; j < rows.inner; j++)
-                tfb__set(y->dtype, py + j * ys, tfb__get(x->dtype, px + j * xs));
-    }
+    if (!ctx->measuring) tfb__copy(&from, y);
     return TFB_OK;
 }
 
@@ -3010,7 +3027,8 @@ TFB_API tfb_status tfb_embed(tfb_ctx *ctx, const tfb_tensor *table, const tfb_te
         const char *from = tfb__row(table, id, &ts);
         char *to = tfb__row(y, i, &ys);
         for (j = 0; j < table->shape[1]; j++)
-            tfb__set(TFB_F32, to + j * ys, tfb__get(table->dtype, from + j * ts));
+            tfb__set(TFB_F32, to + j * ys,
+                     tfb__get(table->dtype, TFB_F32, from + j * ts));
     }
     return TFB_OK;
 }
@@ -3031,15 +3049,18 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) 
     if (ctx->measuring) return TFB_OK;
     for (i = 0; i < tfb_numel(y); i++) {
         const char *row = tfb__row(x, i, &xs);
+        float largest = 0;
         tfb_idx best = 0;
         for (j = 0; j < n; j++) {
-            const uint32_t u = tfb__bits_of(tfb__get(TFB_F32, row + j * xs));
-            if ((u & 0x7FFFFFFF) > 0x7F800000) {
+            const float value = *(const float *)(const void *)(row + j * xs);
+            if ((tfb__bits_of(value) & 0x7FFFFFFF) > 0x7F800000) {
                 best = j; /* the first NaN wins */
                 break;
             }
-            if (tfb__get(TFB_F32, row + j * xs) > tfb__get(TFB_F32, row + best * xs))
+            if (j == 0 || value > largest) {
+                largest = value;
                 best = j;
+            }
         }
         ((int32_t *)y->data)[tfb__offset(y, y->ndim, i)] = (int32_t)best;
     }
@@ -3223,6 +3244,11 @@ static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
     tfb_status status;
     int i;
     if (tfb_numel(&g->y) == 0) return TFB_OK;
+    if (g->K == 0) { /* nothing is read, and data may be NULL */
+        memset((void *)g->a.stride, 0, sizeof g->a.stride);
+        memset((void *)g->w.stride, 0, sizeof g->w.stride);
+        g->a.data = g->w.data = (void *)(uintptr_t)tfb__iota;
+    }
     tfb__gemm_merge(g);
     for (i = 0; i < g->batch_dims; i++) batches *= g->y.shape[i];
     g->isa = ctx->isa;
@@ -3342,7 +3368,7 @@ static tfb_tensor tfb__pack_view(const void *mem, tfb_idx n, tfb_idx k) {
 TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
                             size_t mem_bytes, tfb_tensor *packed) {
     unsigned char *header = (unsigned char *)mem;
-    tfb_tensor bytes;
+    tfb_tensor bytes, from;
     size_t need;
     tfb_idx p;
     TFB__ENTER(ctx);
@@ -3358,7 +3384,8 @@ TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
                  (tfb_idx)need);
     bytes = tfb_view1(mem, TFB_U8, (tfb_idx)need);
     TFB__TRY(tfb__check_alias(ctx, "tfb_pack", "mem", &bytes, "w", w, 0));
-    *packed = tfb__pack_view(mem, w->shape[0], w->shape[1]);
+    from = *w; /* packed may be w */
+    *packed = tfb__pack_view(mem, from.shape[0], from.shape[1]);
     if (ctx->measuring) return TFB_OK;
     memset(mem, 0, TFB__PACK_HEADER);
     memcpy(mem, TFB__PACK_MAGIC, 8);
@@ -3368,7 +3395,7 @@ TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
     for (p = 0; p < packed->shape[0]; p += TFB__PANEL)
         ctx->isa->pack(
             packed->shape[1], 0, TFB__MIN(TFB__PANEL, packed->shape[0] - p),
-            (const float *)w->data + p * w->stride[0], w->stride[0], w->stride[1],
+            (const float *)from.data + p * from.stride[0], from.stride[0], from.stride[1],
             (float *)(void *)(header + TFB__PACK_HEADER) + p * packed->shape[1]);
     return TFB_OK;
 }
@@ -3439,9 +3466,9 @@ static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
     g->gate = o->gate;
     g->alpha = o->alpha_set ? o->alpha : 1.0f;
     TFB__REQUIRE((int)g->act >= 0 && g->act <= TFB_FN_TANH, ctx, TFB_ERR_ARG,
-                 "%s: act is %d, which is no activation", fn, (tfb_idx)g->act);
+                 "%s: act is %d, which is no activation", fn, (tfb_idx)(int)g->act);
     TFB__REQUIRE((int)g->gate >= 0 && g->gate <= TFB_GATE_INTERLEAVED, ctx, TFB_ERR_ARG,
-                 "%s: gate is %d", fn, (tfb_idx)g->gate);
+                 "%s: gate is %d", fn, (tfb_idx)(int)g->gate);
     TFB__REQUIRE(!g->gate || g->N % 2 == 0, ctx, TFB_ERR_SHAPE,
                  "%s: w.shape[0] is %d, must be even when gated", fn, g->N);
     g->cols = g->gate ? g->N / 2 : g->N;
@@ -3473,6 +3500,7 @@ static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
         t[1] = &g->y;
         t[2] = &g->r;
         for (i = 0; i < 3; i++) {
+            if (!t[i]->ndim) continue; /* no residual */
             t[i]->stride[1] = t[i]->stride[0];
             t[i]->shape[1] = t[i]->shape[0];
             t[i]->shape[0] = 1;
@@ -3706,7 +3734,7 @@ static tfb_status tfb__norm_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *
     }
     TFB__TRY(tfb__norm_vector(ctx, fn, "weight", o.weight, &w));
     TFB__TRY(tfb__norm_vector(ctx, fn, "bias", o.bias, &w));
-    w.eps = o.eps_set || o.eps > 0 || o.eps < 0 ? o.eps : 1e-5f;
+    w.eps = o.eps_set || !(o.eps >= 0 && o.eps <= 0) ? o.eps : 1e-5f;
     TFB__REQUIRE(w.eps >= 0, ctx, TFB_ERR_ARG, "%s: eps must be >= 0", fn);
     w.centre = centre;
     return tfb__rowwise_run(ctx, fn, &w, o.weight, o.bias);
@@ -3741,10 +3769,11 @@ TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
         TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
         w.lse_view = *lse;
         w.lse = (float *)lse->data;
-        for (i = 0; !ctx->measuring && !w.n && i < tfb_numel(lse); i++)
-            w.lse[tfb__offset(lse, lse->ndim, i)] = -TFB__FLT_INF;
     }
-    return tfb__rowwise_run(ctx, fn, &w, NULL, NULL);
+    TFB__TRY(tfb__rowwise_run(ctx, fn, &w, NULL, NULL));
+    for (i = 0; lse && !ctx->measuring && !w.n && i < tfb_numel(lse); i++)
+        w.lse[tfb__offset(lse, lse->ndim, i)] = -TFB__FLT_INF;
+    return TFB_OK;
 }
 
 /* The sum of n values in 16 lanes, folded. square: the sum of (x - mean)^2. */
@@ -3901,7 +3930,7 @@ TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_op
     r.half = (o.dims ? (tfb_idx)o.dims : x->shape[3]) / 2;
     TFB__REQUIRE(o.dims || x->shape[3] % 2 == 0, ctx, TFB_ERR_SHAPE,
                  "%s: x.shape[3] is %d, must be even", fn, x->shape[3]);
-    if (!(o.base < 0 || o.base > 0)) o.base = 10000.0;
+    if (o.base >= 0 && o.base <= 0) o.base = 10000.0;
     TFB__REQUIRE(o.base > 1.0 && o.base < 1e12, ctx, TFB_ERR_ARG,
                  "%s: base must be between 1 and 1e12", fn);
     TFB__TRY(tfb__rope_positions(ctx, x, &o, &r));
@@ -3915,7 +3944,7 @@ TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_op
     r.compat = o.compat;
     r.isa = ctx->isa;
     r.per_task = 16;
-    items = x->shape[0] * x->shape[2];
+    items = tfb_numel(y) ? x->shape[0] * x->shape[2] : 0;
     mark = tfb__scratch_begin(ctx);
     r.hi = (float *)tfb__take(ctx, r.half, 4);
     r.lo = (float *)tfb__take(ctx, r.half, 4);
@@ -3959,6 +3988,14 @@ TFB__UNUSED static void tfb__rope_ref(tfb_idx D, const float *x, tfb_idx positio
 }
 
 /* ===== [15] ATTENTION =============================================================== */
+
+/* An empty tensor may have data NULL, from which kernels may not take offsets. */
+static float *tfb__attention_data(const tfb_tensor *t, tfb_idx *stride) {
+    memcpy(stride, t->stride, 4 * sizeof *stride);
+    if (tfb_numel(t)) return (float *)t->data;
+    memset((void *)stride, 0, 4 * sizeof *stride);
+    return (float *)(uintptr_t)tfb__iota; /* nothing is read or written there */
+}
 
 /* Checks of the options that do not depend on another tensor than q and k. */
 static tfb_status tfb__attention_options(tfb_ctx *ctx, const tfb_attention_opts *o,
@@ -4018,14 +4055,10 @@ static tfb_status tfb__attention_tensors(tfb_ctx *ctx, const tfb_tensor *q,
     TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "q", q, 0));
     TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "k", k, 0));
     TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "v", v, 0));
-    a->q = (const float *)q->data;
-    a->k = (const float *)k->data;
-    a->v = (const float *)v->data;
-    a->o = (float *)y->data;
-    memcpy(a->q_st, q->stride, sizeof a->q_st);
-    memcpy(a->k_st, k->stride, sizeof a->k_st);
-    memcpy(a->v_st, v->stride, sizeof a->v_st);
-    memcpy(a->o_st, y->stride, sizeof a->o_st);
+    a->q = tfb__attention_data(q, a->q_st);
+    a->k = tfb__attention_data(k, a->k_st);
+    a->v = tfb__attention_data(v, a->v_st);
+    a->o = tfb__attention_data(y, a->o_st);
     return TFB_OK;
 }
 
@@ -4061,7 +4094,8 @@ TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_te
     TFB__TRY(tfb__attention_tensors(ctx, q, k, v, y, &a));
     TFB__TRY(tfb__attention_options(ctx, &o, &a));
     if (o.lse) TFB__TRY(tfb__attention_lse(ctx, q, k, v, y, o.lse, &a));
-    a.blocks = (a.T * a.group + a.block_rows - 1) / a.block_rows;
+    if (q->shape[0] && (a.Dv || a.lse)) /* else T may be anything: there is no output */
+        a.blocks = (a.T * a.group + a.block_rows - 1) / a.block_rows;
     a.worker_bytes = tfb__attn_carve(&a, NULL, &state);
     mark = tfb__scratch_begin(ctx);
     a.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), a.worker_bytes);
@@ -4151,7 +4185,6 @@ TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_sha
                                       void *mem, size_t mem_bytes) {
     const char *fn = "tfb_kv_init_static";
     const size_t need = tfb_kv_bytes(shape);
-    float *at;
     int i;
     TFB__ENTER(ctx);
     TFB__REQUIRE(kv && shape && mem, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
@@ -4169,18 +4202,13 @@ TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_sha
     kv->layer = (tfb_kv_layer *)mem;
     kv->layers = shape->layers;
     kv->is_static = 1;
-    at = (float *)(void *)(kv->layer + kv->layers);
-    for (i = 0; i < kv->layers; i++) {
+    for (i = 0; i < kv->layers; i++) { /* key stays NULL until the first append */
         tfb_kv_layer *layer = kv->layer + i;
         layer->batch = shape->batch;
         layer->kv_heads = shape->kv_heads;
         layer->head_dim = shape->head_dim;
         layer->v_dim = tfb__kv_v_dim(shape);
         layer->capacity = shape->max_tokens;
-        layer->key = at;
-        at += layer->batch * layer->kv_heads * layer->capacity * layer->head_dim;
-        layer->value = at;
-        at += layer->batch * layer->kv_heads * layer->capacity * layer->v_dim;
     }
     return TFB_OK;
 }
@@ -4224,8 +4252,17 @@ TFB_API void tfb_kv_reset(tfb_kv *kv) {
     for (i = 0; kv && i < kv->layers; i++) kv->layer[i].length = 0;
 }
 
-/* A dynamic layer gets room for `rows` rows: one block, key first, at least doubling. */
-static tfb_status tfb__kv_grow(tfb_ctx *ctx, tfb_kv *kv, tfb_kv_layer *layer,
+/* A static layer's own part of the caller's memory. */
+static void tfb__kv_place(const tfb_kv *kv, int number, tfb_kv_layer *layer) {
+    const tfb_idx rows = layer->batch * layer->kv_heads * layer->capacity;
+    layer->key = (float *)(void *)(kv->layer + kv->layers) +
+                 number * rows * (layer->head_dim + layer->v_dim);
+    layer->value = layer->key + rows * layer->head_dim;
+}
+
+/* A dynamic layer gets a new block with room for `rows` rows, key first, at least twice the
+ * old one, which stays as it is for the caller to free. */
+static tfb_status tfb__kv_grow(tfb_ctx *ctx, const tfb_kv *kv, tfb_kv_layer *layer,
                                tfb_idx rows) {
     const tfb_idx heads = layer->batch * layer->kv_heads;
     const tfb_idx capacity = TFB__MAX(TFB__MAX(rows, 2 * layer->capacity), 16);
@@ -4234,7 +4271,7 @@ static tfb_status tfb__kv_grow(tfb_ctx *ctx, tfb_kv *kv, tfb_kv_layer *layer,
     tfb_idx i;
     TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
                  "tfb_kv_append: the size of %d rows overflows", rows);
-    key = (float *)kv->alloc(kv->alloc_user, NULL, bytes ? bytes : 1);
+    key = (float *)kv->alloc(kv->alloc_user, NULL, bytes);
     TFB__REQUIRE(key, ctx, TFB_ERR_MEMORY, "tfb_kv_append: %d bytes are not to be had",
                  (tfb_idx)bytes);
     memset((void *)key, 0, bytes);
@@ -4247,7 +4284,6 @@ static tfb_status tfb__kv_grow(tfb_ctx *ctx, tfb_kv *kv, tfb_kv_layer *layer,
                (const void *)(layer->value + i * layer->capacity * layer->v_dim),
                (size_t)(layer->length * layer->v_dim) * sizeof *key);
     }
-    if (layer->key) kv->alloc(kv->alloc_user, layer->key, 0);
     layer->key = key;
     layer->value = value;
     layer->capacity = capacity;
@@ -4257,8 +4293,8 @@ static tfb_status tfb__kv_grow(tfb_ctx *ctx, tfb_kv *kv, tfb_kv_layer *layer,
 /* Rows of a [B, G, capacity, D] store as a tensor. */
 static tfb_tensor tfb__kv_view(const tfb_kv_layer *layer, const float *data, tfb_idx dim,
                                tfb_idx start, tfb_idx rows) {
-    tfb_tensor t =
-        tfb_view4(data + start * dim, TFB_F32, layer->batch, layer->kv_heads, rows, dim);
+    tfb_tensor t = tfb_view4(data ? data + start * dim : NULL, TFB_F32, layer->batch,
+                             layer->kv_heads, rows, dim);
     t.stride[3] = 1;
     t.stride[2] = dim;
     t.stride[1] = layer->capacity * dim;
@@ -4317,20 +4353,25 @@ TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
                      "%s: layer %d holds %d of %d rows, %d more do not fit", fn,
                      (tfb_idx)layer, next.length, next.capacity, T);
     }
-    if (next.key) { /* the caller may not hand in what append is about to overwrite */
+    if (kv->is_static && !next.key) tfb__kv_place(kv, layer, &next);
+    if (next.key) { /* rows that append may overwrite or free cannot be its input */
         to_key = tfb__kv_view(&next, next.key, next.head_dim, 0, next.capacity);
         to_value = tfb__kv_view(&next, next.value, next.v_dim, 0, next.capacity);
         TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_key, "key", key, 0));
+        TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_value, "key", key, 0));
+        TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_key, "value", value, 0));
         TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_value, "value", value, 0));
     }
     if (next.length + T > next.capacity)
         TFB__TRY(tfb__kv_grow(ctx, kv, &next, next.length + T));
     to_key = tfb__kv_view(&next, next.key, next.head_dim, next.length, T);
     to_value = tfb__kv_view(&next, next.value, next.v_dim, next.length, T);
+    tfb__copy(key, &to_key);
+    tfb__copy(value, &to_value);
+    if (at->key && at->key != next.key) kv->alloc(kv->alloc_user, at->key, 0);
     next.length += T;
     *at = next;
-    TFB__TRY(tfb_copy(ctx, key, &to_key));
-    return tfb_copy(ctx, value, &to_value);
+    return TFB_OK;
 }
 
 TFB_API tfb_status tfb_kv_get(tfb_ctx *ctx, const tfb_kv *kv, int layer, tfb_tensor *key,
@@ -4343,7 +4384,7 @@ TFB_API tfb_status tfb_kv_get(tfb_ctx *ctx, const tfb_kv *kv, int layer, tfb_ten
     at = kv->layer + layer;
     memset((void *)key, 0, sizeof *key);
     memset((void *)value, 0, sizeof *value);
-    if (!at->key) return TFB_OK;
+    if (!at->key && !(ctx->measuring && at->batch)) return TFB_OK;
     *key = tfb__kv_view(at, at->key, at->head_dim, 0, at->length);
     *value = tfb__kv_view(at, at->value, at->v_dim, 0, at->length);
     return TFB_OK;
