@@ -489,8 +489,9 @@ TFB_API void tfb_kv_reset(tfb_kv *kv);
  *   cost     amortised O(T); a dynamic cache at least doubles when it grows
  * tfb_kv_get: views [B, G, length, D] and [B, G, length, Dv] of the cache itself, which
  *   attention reads in place. A layer never appended to gives tensors with data NULL,
- *   ndim 0 (while measuring: of length 0, so that a decode loop can be measured before it
- *   runs). They hold until the next append (static: until the memory goes).
+ *   ndim 0 (a static one while measuring: of length 0, so that a decode loop can be
+ *   measured before it runs). They hold until the next append (static: as long as the
+ *   memory does).
  * tfb_kv_length: rows a layer holds; 0 for any layer that does not exist.
  * tfb_kv_capacity: rows it can hold without allocating. */
 TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
@@ -1028,7 +1029,7 @@ TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
         TFB__REQUIRE(p, ctx, TFB_ERR_MEMORY, "tfb_ctx_threads: no memory or no threads");
     }
     if (ctx->pool) tfb__pool_end(ctx, ctx->pool);
-    else if (n == 1) return TFB_OK; /* leaves a caller's own parallel_for alone */
+    else if (n == 1 && !ctx->measuring) return TFB_OK; /* a caller's own stays */
     ctx->pool = p;
     ctx->parallel_for = p ? tfb__pool_run : NULL;
     ctx->parallel_user = p;
@@ -4260,8 +4261,8 @@ static void tfb__kv_place(const tfb_kv *kv, int number, tfb_kv_layer *layer) {
     layer->value = layer->key + rows * layer->head_dim;
 }
 
-/* A dynamic layer gets a new block with room for `rows` rows, key first, at least twice the
- * old one, which stays as it is for the caller to free. */
+/* A dynamic layer gets a new block with room for `rows` rows, key first, at least twice
+ * the old one, which stays as it is for the caller to free. */
 static tfb_status tfb__kv_grow(tfb_ctx *ctx, const tfb_kv *kv, tfb_kv_layer *layer,
                                tfb_idx rows) {
     const tfb_idx heads = layer->batch * layer->kv_heads;

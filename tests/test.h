@@ -1,5 +1,5 @@
-/* test.h - what every test shares. A test program is a list of RUN(function) in main; each
- * prints "ok", "FAIL" or "skip" with its name, and tests/tools/run.sh adds them up. */
+/* test.h - what every test shares. A test program is a list of RUN(function) in main;
+ * each prints "ok", "FAIL" or "skip" with its name; tests/tools/run.sh adds them up. */
 #ifndef TEST_H
 #define TEST_H
 
@@ -12,7 +12,7 @@
 
 static int t_bad; /* failed checks of the running test */
 static int t_failed;
-static const char *t_skip_reason;
+TFB__UNUSED static const char *t_skip_reason;
 
 #define CHECK(cond, ...)                                                                 \
     do {                                                                                 \
@@ -64,7 +64,7 @@ static uint32_t t_rand(void) { /* PCG-like; Steele & Vigna's multiplier */
     return (t_seed ^ t_seed >> 15) * 0x2C1B3C6Du >> 3;
 }
 
-static tfb_idx t_int(tfb_idx lo, tfb_idx hi) { /* lo <= result <= hi */
+TFB__UNUSED static tfb_idx t_int(tfb_idx lo, tfb_idx hi) { /* lo <= result <= hi */
     return lo + (tfb_idx)(t_rand() % (uint32_t)(hi - lo + 1));
 }
 
@@ -75,7 +75,7 @@ static float t_float(void) { /* -1 to 1, now and then exactly 0, -0 or 1 */
 }
 
 /* n floats in a heap block of exactly that size, so that sanitizers see the end. */
-static float *t_floats(tfb_idx n) {
+TFB__UNUSED static float *t_floats(tfb_idx n) {
     float *p = (float *)malloc((size_t)n * sizeof *p + (n == 0));
     tfb_idx i;
     if (!p) exit(99);
@@ -84,7 +84,7 @@ static float *t_floats(tfb_idx n) {
 }
 
 /* Equal as bits; any NaN equals any NaN. Returns the first difference or n. */
-static tfb_idx t_differ(const float *a, const float *b, tfb_idx n) {
+TFB__UNUSED static tfb_idx t_differ(const float *a, const float *b, tfb_idx n) {
     tfb_idx i;
     for (i = 0; i < n; i++) {
         uint32_t x, y;
@@ -124,7 +124,7 @@ static void *t_alloc(void *user, void *ptr, size_t bytes) {
     return realloc(ptr, bytes);
 }
 
-static void t_ctx(tfb_ctx *ctx, t_heap *heap) { /* heap may be NULL */
+TFB__UNUSED static void t_ctx(tfb_ctx *ctx, t_heap *heap) { /* heap may be NULL */
     const char *isa = getenv("TFB_TEST_ISA");
     tfb_ctx_init(ctx);
     if (heap) {

@@ -103,7 +103,7 @@ static float *take_floats(tfb_ctx *ctx, model *m, reader *r, tfb_idx n) {
     return status == TFB_OK ? to : NULL;
 }
 
-/* Stacks the rows of up to three matrices of k columns and packs them: one fused layer. */
+/* Stacks the rows of up to three matrices of k columns and packs them as one layer. */
 static tfb_status pack_rows(tfb_ctx *ctx, model *m, tfb_tensor *out, tfb_idx k,
                             const float **part, const tfb_idx *rows, int parts) {
     tfb_idx n = 0;
@@ -352,7 +352,7 @@ static void session_free(session *s) {
     free(s->scratch);
 }
 
-/* For up to `tokens` tokens at a time. scratch: bytes to use instead of the need, or 0. */
+/* For up to `tokens` tokens at a time. scratch: bytes instead of the need, or 0. */
 static tfb_status session_init(session *s, const model *m, tfb_idx tokens,
                                const char *isa, size_t scratch) {
     tfb_kv_shape shape = TFB_INIT;

@@ -34,7 +34,8 @@ BATCH = 16           # windows per step
 MATRIX_LR = 0.02     # peak learning rates
 OTHER_LR = 3e-3
 WARMUP = 100         # steps
-Config = namedtuple("Config", "dim hidden_dim n_layers n_heads n_kv_heads vocab_size seq_len")
+Config = namedtuple(
+    "Config", "dim hidden_dim n_layers n_heads n_kv_heads vocab_size seq_len")
 
 
 def layout(c):
@@ -114,7 +115,8 @@ def forward(c, w, tokens):
     mask = torch.full((T, T), -math.inf).triu(1).repeat(group, 1)
     names = "rms_att wq wk wv wo rms_ffn w1 w2 w3".split()
     x = F.embedding(tokens, w["token_embedding"])
-    for rms_att, wq, wk, wv, wo, rms_ffn, w1, w2, w3 in zip(*(w[n].unbind() for n in names)):
+    layers = zip(*(w[n].unbind() for n in names))
+    for rms_att, wq, wk, wv, wo, rms_ffn, w1, w2, w3 in layers:
         h = rmsnorm(x, rms_att)
         q = rope((h @ wq.T).view(B, T, c.n_heads, hd), turn)
         k = rope((h @ wk.T).view(B, T, kv, hd), turn)
@@ -186,7 +188,8 @@ def train(c, chars, ids, start, steps, seed, out):
     matrices = [v for v in w.values() if v.dim() == 3]
     others = [v for v in w.values() if v.dim() < 3]
     optimizers = [(Muon(matrices, {"lr": 0.0, "weight_decay": 0.1}), MATRIX_LR),
-                  (torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0), OTHER_LR)]
+                  (torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0),
+                   OTHER_LR)]
     best, began, window = math.inf, time.time(), torch.arange(c.seq_len + 1)
     for step in range(1, steps + 1):
         schedule = min(step / WARMUP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
@@ -217,7 +220,7 @@ def main():
     p.add_argument("--out", default="model.bin")
     p.add_argument("--steps", type=int, default=2200)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--eval-only", metavar="MODEL", help="only print the figure of this file")
+    p.add_argument("--eval-only", metavar="MODEL", help="only print this file's figure")
     a = p.parse_args()
     torch.set_num_threads(1)
     with open(a.text, "rb") as f:

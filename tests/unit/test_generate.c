@@ -1,5 +1,5 @@
 /* The main job's program from inside: no allocation after warm-up, scratch of exactly the
- * measured size, the same bits however tokens are fed, damaged files, the llama2.c run. */
+ * measured size, the same bits however tokens are fed, damaged files, llama2.c's run. */
 #include "../test.h"
 #define main generate_main
 #include "../../examples/05_generate/main.c"
@@ -143,7 +143,7 @@ static void test_damaged_models_are_refused(void) {
         CHECK(build_from(file, n) == TFB_ERR_FORMAT, "%lu bytes pass", (unsigned long)n);
     for (n = 200; n < bytes; n += bytes / 7)
         CHECK(build_from(file, n) == TFB_ERR_FORMAT, "%lu bytes pass", (unsigned long)n);
-    for (i = 0; i < 40; i++) { /* one flipped bit anywhere: size fields or the hash tell */
+    for (i = 0; i < 40; i++) { /* a flipped bit anywhere: sizes or the hash tell */
         n = i < 10 ? (size_t)i : (size_t)t_int(0, (tfb_idx)bytes - 1);
         if (n >= 44 && n < 64) continue; /* unused bytes of the header */
         file[n] ^= 16;

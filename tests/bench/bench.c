@@ -1,0 +1,865 @@
+/* bench.c - what the machine can do, what tfblocks does and what others do, in one
+ * run.  cc -O2 -I. tests/bench/bench.c -o build/bench -ldl -lm build/bench [--quick]
+ * [--isa NAME] [--only WORKLOAD] [--cpu N] [--threads N] [--out FILE]  Limits come
+ * first: chains of independent fma, and streams over a buffer that fits the second-
+ * level cache and over one that fits no cache. Then, for every row of the table below,
+ * each instruction-set table of this CPU and each installed peer works in turn on the
+ * same data; a figure is the median over batches of some 20 ms. Results are compared
+ * before they are timed: our tables with each other by bits, peers within a tolerance.
+ * Rows marked COLD take their data from memory, as the layers of a model do: they go
+ * round enough copies that no cache still holds one when its turn comes again. Their
+ * limit is the smaller of fma peak and what the bytes of a call allow; of other rows
+ * it is the peak alone. The peak is that of the widest instruction set the CPU has,
+ * also for tables that use a narrower one; "of own" in the printed table is the share
+ * of the peak of the table's own set.  To add a workload: a row in WORKLOADS and its
+ * shapes in ROWS. To add a peer: a row in PEERS. To add the peak of an instruction
+ * set: a row in PEAKS. */
+#define _GNU_SOURCE /* sched_setaffinity, dlopen */
+#define TFBLOCKS_IMPLEMENTATION
+#define TFB_PTHREADS
+#include "tfblocks.h"
+#include <dlfcn.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    MAX_BATCHES = 15,
+    MAX_CONTESTANTS = 12,
+    MAX_PARTS = 4,
+    MAX_DIMS = 6,
+    MAX_PEAKS = 8
+};
+
+typedef struct options {
+    const char *isa, *only, *out;
+    int quick, cpu, threads, batches;
+    double batch_seconds;
+} options;
+
+static options opt = {NULL, NULL, "build/bench.tsv", 0, -1, 1, 7, 0.02};
+
+/* What the machine can do: GF/s and GB/s. */
+typedef struct limits {
+    double fma[MAX_PEAKS], flops; /* of each set, the largest */
+    double read_l2, read_far, copy_l2, copy_far;
+} limits;
+
+static void stop(const char *what, const char *why) {
+    fprintf(stderr, "bench: %s: %s\n", what, why);
+    exit(1);
+}
+
+static void *allocate(size_t bytes) {
+    void *p = NULL;
+    if (posix_memalign(&p, 64, bytes ? bytes : 1) != 0) stop("memory", "not enough");
+    return p;
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_size(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, int n) {
+    qsort(x, (size_t)n, sizeof *x, by_size);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+/* --- Timing: contestants take turns, each with batches of a number of calls. --- */
+typedef struct contestant {
+    void (*select)(void *user, int i); /* before a batch, outside the clock */
+    void (*call)(void *user, int i);
+    void *user;
+    int i, batches;
+    long calls; /* of a batch */
+    double time[MAX_BATCHES], spent, median;
+} contestant;
+
+static double batch(contestant *c) {
+    double begin, time;
+    long n;
+    if (c->select) c->select(c->user, c->i);
+    begin = seconds();
+    for (n = 0; n < c->calls; n++) c->call(c->user, c->i);
+    time = seconds() - begin;
+    c->spent += time;
+    return time;
+}
+
+/* Finds how many calls fill a batch; this also warms up. A single call that is much
+ * longer than a batch counts as the first measurement. */
+static void calibrate(contestant *c) {
+    double time;
+    c->spent = 0;
+    c->batches = 0;
+    for (c->calls = 1; (time = batch(c)) < opt.batch_seconds / 8;) c->calls *= 2;
+    if (time > 10 * opt.batch_seconds) c->time[c->batches++] = time;
+    c->calls = (long)(1.05 * opt.batch_seconds / time * (double)c->calls) + 1;
+}
+
+/* Fills in the medians, in seconds a call. Who has had 50 batches' time drops out. */
+static void race(contestant *c, int n) {
+    int i, turn;
+    for (i = 0; i < n; i++) calibrate(&c[i]);
+    for (turn = 0; turn < opt.batches; turn++)
+        for (i = 0; i < n; i++)
+            if (c[i].batches == 0 ||
+                (c[i].batches < opt.batches && c[i].spent < 50 * opt.batch_seconds))
+                c[i].time[c[i].batches++] = batch(&c[i]) / (double)c[i].calls;
+    for (i = 0; i < n; i++) c[i].median = median(c[i].time, c[i].batches);
+}
+
+/* --- Limits: fma peak, one function per instruction set. An fma takes 4 or 5 cycles and
+ * at most two begin in one: twelve independent chains hide it. --- */
+enum { FMA_LOOPS = 1000, FMA_CHAINS = 12 };
+
+/* clang-format off */
+#define CHAINS(X, op)                                                                    \
+    X(0, op) X(1, op) X(2, op) X(3, op) X(4, op) X(5, op)                                \
+    X(6, op) X(7, op) X(8, op) X(9, op) X(10, op) X(11, op)
+#define CHAIN_BEGIN(n, set1) c##n = set1((float)n),
+#define CHAIN_STEP(n, fma)   c##n = fma(c##n, x, y);
+#define CHAIN_END(n, fma)    sum = fma(sum, x, c##n);
+/* clang-format on */
+
+#define PEAK_DEFINE(name, vector, set1, fma, first)                                      \
+    static void name(void *arg, tfb_idx i, int worker) {                                 \
+        vector x = set1(0.5f), CHAINS(CHAIN_BEGIN, set1) y = x, sum = x;                 \
+        volatile float sink;                                                             \
+        int n;                                                                           \
+        for (n = 0; n < FMA_LOOPS; n++) {                                                \
+            CHAINS(CHAIN_STEP, fma)                                                      \
+        }                                                                                \
+        CHAINS(CHAIN_END, fma)                                                           \
+        sink = first(sum);                                                               \
+        (void)sink, (void)arg, (void)i, (void)worker;                                    \
+    }
+
+#define C_SET1(a)      (a)
+#define C_FMA(a, b, c) ((a) * (b) + (c))
+PEAK_DEFINE(peak_c, float, C_SET1, C_FMA, C_SET1)
+
+static int always(void) {
+    return 1;
+}
+
+#if TFB__X86
+#define TARGET(isa) __attribute__((target(isa)))
+TARGET("avx512f")
+PEAK_DEFINE(peak_avx512, __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_cvtss_f32)
+TARGET("avx2,fma")
+PEAK_DEFINE(peak_avx2, __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_cvtss_f32)
+
+static int has_avx512(void) {
+    return __builtin_cpu_supports("avx512f");
+}
+
+static int has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#endif
+
+/* name (that of our table, if there is one), usable here, body, floats of a vector */
+static const struct peak {
+    const char *name;
+    int (*usable)(void);
+    tfb_body_fn body;
+    int lanes;
+} PEAKS[] = {
+#if TFB__X86
+    {"avx512", has_avx512, peak_avx512, 16},
+    {"avx2", has_avx2, peak_avx2, 8},
+#endif
+    {"scalar", always, peak_c, 1},
+};
+
+/* --- Limits: streams. --- */
+typedef struct stream {
+    tfb_ctx *ctx;
+    tfb_body_fn body;
+    size_t floats; /* of one worker */
+    float *from, *to;
+} stream;
+
+#if TFB__X86
+#define OR_LOAD(n, or) c##n = or (c##n, _mm256_load_ps(p + 8 * n));
+#define OR_ALL(n, or)  sum = or (sum, c##n);
+
+TARGET("avx2")
+static float read_avx2(const float *p, size_t n) {
+    __m256 x = _mm256_setzero_ps(), CHAINS(CHAIN_BEGIN, _mm256_set1_ps) sum = x;
+    for (; n >= 96; n -= 96, p += 96) {
+        CHAINS(OR_LOAD, _mm256_or_ps)
+    }
+    CHAINS(OR_ALL, _mm256_or_ps)
+    return _mm256_cvtss_f32(sum);
+}
+#endif
+
+static float read_c(const float *p, size_t n) {
+    float a = 0, b = 0, c = 0, d = 0;
+    for (; n >= 4; n -= 4, p += 4) a += p[0], b += p[1], c += p[2], d += p[3];
+    return a + b + c + d;
+}
+
+static void stream_read(void *arg, tfb_idx i, int worker) {
+    const stream *s = (const stream *)arg;
+    const float *p = s->from + (size_t)i * s->floats;
+    volatile float sink;
+#if TFB__X86
+    if (has_avx2()) sink = read_avx2(p, s->floats);
+    else
+#endif
+        sink = read_c(p, s->floats);
+    (void)sink, (void)worker;
+}
+
+static void stream_copy(void *arg, tfb_idx i, int worker) {
+    const stream *s = (const stream *)arg;
+    const size_t at = (size_t)i * s->floats;
+    memcpy(s->to + at, s->from + at, s->floats * sizeof(float));
+    (void)worker;
+}
+
+static void stream_run(void *user, int i) {
+    stream *s = (stream *)user;
+    (void)i;
+    tfb__parallel(s->ctx, opt.threads, s->body, s);
+}
+
+/* Calls a second of body, run by every worker at once. */
+static double rate(tfb_ctx *ctx, tfb_body_fn body, size_t floats, float *from,
+                   float *to) {
+    stream s;
+    contestant c;
+    memset(&c, 0, sizeof c);
+    s.ctx = ctx;
+    s.body = body;
+    s.floats = floats;
+    s.from = from;
+    s.to = to;
+    c.call = stream_run;
+    c.user = &s;
+    race(&c, 1);
+    return (double)opt.threads / c.median;
+}
+
+static size_t cache_bytes(int level) {
+    long bytes = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    bytes = sysconf(level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
+#endif
+    return bytes > 0 ? (size_t)bytes : level == 2 ? (size_t)1 << 18 : (size_t)1 << 25;
+}
+
+static limits measure_limits(tfb_ctx *ctx) {
+    /* in floats a worker: half the second level in two pieces, four times the last one */
+    const size_t threads = (size_t)opt.threads, l2 = cache_bytes(2) / 16 / 96 * 96;
+    const size_t far = cache_bytes(3) / threads / 96 * 96;
+    float *from = (float *)allocate(4 * far * threads);
+    float *to = (float *)allocate(4 * far * threads);
+    const double l2_bytes = 4 * (double)l2, far_bytes = 4 * (double)far;
+    limits l;
+    size_t i;
+    memset(&l, 0, sizeof l);
+    for (i = 0; i < sizeof PEAKS / sizeof *PEAKS; i++) {
+        const double loop = 2.0 * FMA_LOOPS * FMA_CHAINS * PEAKS[i].lanes;
+        if (PEAKS[i].usable())
+            l.fma[i] = loop * rate(ctx, PEAKS[i].body, 0, NULL, NULL) / 1e9;
+        if (l.fma[i] > l.flops) l.flops = l.fma[i];
+    }
+    memset(from, 1, 4 * far * threads);
+    memset(to, 1, 4 * far * threads);
+    l.read_l2 = 2 * l2_bytes * rate(ctx, stream_read, 2 * l2, from, to) / 1e9;
+    l.read_far = far_bytes * rate(ctx, stream_read, far, from, to) / 1e9;
+    l.copy_l2 = 2 * l2_bytes * rate(ctx, stream_copy, l2, from, to) / 1e9;
+    l.copy_far = 2 * far_bytes * rate(ctx, stream_copy, far, from, to) / 1e9;
+    free(from);
+    free(to);
+    return l;
+}
+
+/* --- Peers: libraries with cblas_sgemm, loaded where they are installed. --- */
+typedef void (*sgemm_fn)(int order, int ta, int tb, int m, int n, int k, float alpha,
+                         const float *a, int lda, const float *b, int ldb, float beta,
+                         float *c, int ldc);
+enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
+
+/* name, its libraries in order of trial, and the function that sets the thread count */
+static const struct peer_row {
+    const char *name, *library[2], *set_threads, *describe;
+} PEERS[] = {
+    {"openblas",
+     {"libopenblas.so.0", "libopenblas.so"},
+     "openblas_set_num_threads",
+     "openblas_get_config"},
+};
+
+typedef struct peer {
+    const char *name;
+    sgemm_fn sgemm;
+} peer;
+
+/* ISO C has no conversion from dlsym's void pointer to one to a function. */
+static int find(void *library, const char *name, void *fn, size_t bytes) {
+    void *found = dlsym(library, name);
+    memcpy(fn, &found, bytes);
+    return found != NULL;
+}
+
+static int peer_open(const struct peer_row *row, peer *p) {
+    void *library = dlopen(row->library[0], RTLD_NOW | RTLD_LOCAL);
+    void (*set_threads)(int) = NULL;
+    char *(*describe)(void) = NULL;
+    if (!library) library = dlopen(row->library[1], RTLD_NOW | RTLD_LOCAL);
+    p->name = row->name;
+    if (!library || !find(library, "cblas_sgemm", &p->sgemm, sizeof p->sgemm)) {
+        fprintf(stderr, "peer %s is left out: %s\n", row->name,
+                library ? "it lacks cblas_sgemm" : dlerror());
+        return 0;
+    }
+    if (find(library, row->set_threads, &set_threads, sizeof set_threads))
+        set_threads(opt.threads);
+    if (find(library, row->describe, &describe, sizeof describe))
+        fprintf(stderr, "peer %s: %s\n", row->name, describe());
+    return 1;
+}
+
+/* --- Workloads. A job is one workload at one shape; its tensors lie one after the other
+ * in a block, of which a cold job has several. --- */
+typedef struct job {
+    const struct workload *w;
+    const tfb_idx *n; /* the shape, meaning as in the workload's row */
+    tfb_ctx *ctx;
+    tfb_tensor t[MAX_PARTS]; /* inputs first; the output is t[w->output] */
+    size_t at[MAX_PARTS];    /* where t[i] begins in a copy */
+    size_t copy_bytes;
+    char *data;
+    int copies, copy;
+} job;
+
+typedef enum work_unit { FLOPS, READ, COPY } work_unit;
+
+typedef struct workload {
+    const char *name;
+    work_unit unit;
+    int output;
+    void (*shape)(job *j);
+    tfb_status (*ours)(job *j);
+    void (*peer)(job *j, const peer *p);
+    double (*work)(const tfb_idx *n); /* flops or bytes of a call */
+} workload;
+
+static void shape_matmul(job *j) { /* M N K */
+    j->t[0] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[2]);
+    j->t[1] = tfb_view2(NULL, TFB_F32, j->n[2], j->n[1]);
+    j->t[2] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[1]);
+}
+
+static void shape_linear(job *j) { /* M N K; t[3] becomes the pack of t[1] */
+    shape_matmul(j);
+    j->t[1] = tfb_view2(NULL, TFB_F32, j->n[1], j->n[2]);
+}
+
+static void shape_packed(job *j) {
+    shape_linear(j);
+    j->t[3] = tfb_view1(NULL, TFB_F32, (tfb_idx)tfb_pack_bytes(j->n[1], j->n[2]) / 4);
+}
+
+static double flops_matmul(const tfb_idx *n) {
+    return 2.0 * (double)n[0] * (double)n[1] * (double)n[2];
+}
+
+static tfb_status ours_matmul(job *j) {
+    return tfb_matmul(j->ctx, &j->t[0], &j->t[1], &j->t[2]);
+}
+
+static tfb_status ours_linear(job *j) {
+    return tfb_linear(j->ctx, &j->t[0], &j->t[1], NULL, &j->t[2]);
+}
+
+static tfb_status ours_packed(job *j) {
+    return tfb_linear(j->ctx, &j->t[0], &j->t[3], NULL, &j->t[2]);
+}
+
+static void peer_gemm(job *j, const peer *p, int trans, tfb_idx ldb) {
+    const int M = (int)j->n[0], N = (int)j->n[1], K = (int)j->n[2];
+    p->sgemm(ROW_MAJOR, NO_TRANS, trans, M, N, K, 1.0f, (const float *)j->t[0].data, K,
+             (const float *)j->t[1].data, (int)ldb, 0.0f, (float *)j->t[2].data, N);
+}
+
+static void peer_matmul(job *j, const peer *p) {
+    peer_gemm(j, p, NO_TRANS, j->n[1]);
+}
+
+static void peer_linear(job *j, const peer *p) {
+    peer_gemm(j, p, TRANS, j->n[2]);
+}
+
+static void shape_attention(job *j) { /* B H G T S D */
+    const tfb_idx *n = j->n;
+    j->t[0] = tfb_view4(NULL, TFB_F32, n[0], n[1], n[3], n[5]);
+    j->t[1] = j->t[2] = tfb_view4(NULL, TFB_F32, n[0], n[2], n[4], n[5]);
+    j->t[3] = j->t[0];
+}
+
+static tfb_status attention(job *j, tfb_causal causal) {
+    tfb_attention_opts o = TFB_INIT;
+    o.causal = causal;
+    return tfb_attention(j->ctx, &j->t[0], &j->t[1], &j->t[2], &o, &j->t[3]);
+}
+
+static tfb_status ours_attention(job *j) {
+    return attention(j, TFB_CAUSAL_NONE);
+}
+
+static tfb_status ours_causal(job *j) {
+    return attention(j, TFB_CAUSAL_BOTTOM_RIGHT);
+}
+
+static double flops_attention(const tfb_idx *n) {
+    return 4.0 * (double)(n[0] * n[1]) * (double)(n[3] * n[4]) * (double)n[5];
+}
+
+static double flops_causal(const tfb_idx *n) { /* counted half */
+    return flops_attention(n) / 2;
+}
+
+static double bytes_cache(const tfb_idx *n) {
+    return 8.0 * (double)(n[0] * n[2]) * (double)n[4] * (double)n[5];
+}
+
+static void shape_rows(job *j) { /* rows C */
+    j->t[0] = j->t[1] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[1]);
+}
+
+static tfb_status ours_rmsnorm(job *j) {
+    return tfb_rmsnorm(j->ctx, &j->t[0], NULL, &j->t[1]);
+}
+
+static tfb_status ours_softmax(job *j) {
+    return tfb_softmax(j->ctx, &j->t[0], &j->t[1], NULL);
+}
+
+static double bytes_rows(const tfb_idx *n) { /* in and out */
+    return 8.0 * (double)n[0] * (double)n[1];
+}
+
+enum { MATMUL, LINEAR, PACKED, ATTENTION, CAUSAL, DECODE, RMSNORM, SOFTMAX };
+
+/* name, what is counted, which tensor is the output, functions as in the type */
+static const workload WORKLOADS[] = {
+    {"matmul", FLOPS, 2, shape_matmul, ours_matmul, peer_matmul, flops_matmul},
+    {"linear", FLOPS, 2, shape_linear, ours_linear, peer_linear, flops_matmul},
+    {"linear_packed", FLOPS, 2, shape_packed, ours_packed, peer_linear, flops_matmul},
+    {"attention", FLOPS, 3, shape_attention, ours_attention, NULL, flops_attention},
+    {"causal", FLOPS, 3, shape_attention, ours_causal, NULL, flops_causal},
+    {"decode", READ, 3, shape_attention, ours_attention, NULL, bytes_cache},
+    {"rmsnorm", COPY, 1, shape_rows, ours_rmsnorm, NULL, bytes_rows},
+    {"softmax", COPY, 1, shape_rows, ours_softmax, NULL, bytes_rows},
+};
+
+/* --- Rows: shapes, and for which workloads they are run. --- */
+#define BIT(w)     (1 << (w))
+#define GEMMS      (BIT(MATMUL) | BIT(LINEAR) | BIT(PACKED))
+#define ATTENTIONS (BIT(ATTENTION) | BIT(CAUSAL))
+#define ROWWISE    (BIT(RMSNORM) | BIT(SOFTMAX))
+enum { COLD = 1, QUICK = 2 };
+
+static const struct row {
+    int workloads, flags;
+    tfb_idx n[MAX_DIMS];
+} ROWS[] = {
+    {GEMMS, 0, {16, 16, 16}},
+    {GEMMS, 0, {32, 32, 32}},
+    {GEMMS, QUICK, {64, 64, 64}},
+    {GEMMS, 0, {96, 96, 96}},
+    {GEMMS, 0, {128, 128, 128}},
+    {GEMMS, 0, {256, 256, 256}},
+    {GEMMS, 0, {512, 512, 512}},
+    {GEMMS, 0, {1024, 1024, 1024}},
+    {GEMMS, COLD | QUICK, {1, 3072, 768}},
+    {GEMMS, COLD, {2, 3072, 768}},
+    {GEMMS, COLD, {4, 3072, 768}},
+    {GEMMS, COLD, {8, 3072, 768}},
+    {GEMMS, COLD, {16, 3072, 768}},
+    {GEMMS, COLD, {32, 3072, 768}},
+    {GEMMS, COLD, {128, 3072, 768}},
+    {GEMMS, COLD, {512, 3072, 768}},
+    {ATTENTIONS, QUICK, {1, 12, 12, 64, 64, 64}},
+    {ATTENTIONS, 0, {1, 12, 12, 512, 512, 64}},
+    {ATTENTIONS, 0, {1, 12, 12, 1024, 1024, 64}},
+    {BIT(DECODE), COLD | QUICK, {1, 32, 8, 1, 4096, 128}},
+    {ROWWISE, QUICK, {64, 1024}},
+    {ROWWISE, COLD, {4096, 1024}},
+};
+
+/* --- Jobs: data, and who works on it. --- */
+typedef struct field { /* all contestants: our tables, then peers */
+    job j;
+    const char *isa[MAX_CONTESTANTS];
+    peer peers[MAX_CONTESTANTS];
+    int tables, n_peers;
+} field;
+
+/* Points the tensors at a copy of the data. */
+static void job_place(job *j, int copy) {
+    int i;
+    j->copy = copy;
+    for (i = 0; i < MAX_PARTS; i++)
+        j->t[i].data = j->data + (size_t)copy * j->copy_bytes + j->at[i];
+}
+
+/* Bytes of inputs and output; the pack beside a weight does not count twice. */
+static size_t job_bytes(const job *j) {
+    size_t bytes = 0;
+    int i;
+    for (i = 0; i <= j->w->output; i++) bytes += 4 * (size_t)tfb_numel(&j->t[i]);
+    return bytes;
+}
+
+static void job_fill(job *j) {
+    float *p = (float *)(void *)j->data;
+    const size_t n = j->copy_bytes / 4 * (size_t)j->copies;
+    uint32_t u = 1;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        u = u * 1664525u + 1013904223u;
+        p[i] = ((float)(u >> 8) - 8388608.0f) / 8388608.0f;
+    }
+}
+
+static void job_pack(job *j) {
+    const size_t bytes = 4 * (size_t)tfb_numel(&j->t[3]);
+    tfb_tensor packed = j->t[3];
+    int i;
+    for (i = 0; i < j->copies; i++) {
+        job_place(j, i);
+        if (tfb_pack(j->ctx, &j->t[1], j->t[3].data, bytes, &packed) != TFB_OK)
+            stop(j->w->name, j->ctx->message);
+    }
+    j->t[3] = packed;
+}
+
+static void job_make(job *j, const workload *w, const struct row *r) {
+    const size_t far = 2 * cache_bytes(3);
+    int i;
+    memset(j->t, 0, sizeof j->t);
+    j->w = w;
+    j->n = r->n;
+    j->copy_bytes = 0;
+    w->shape(j);
+    for (i = 0; i < MAX_PARTS; i++) {
+        const size_t bytes = j->t[i].ndim ? 4 * (size_t)tfb_numel(&j->t[i]) : 0;
+        j->at[i] = j->copy_bytes;
+        j->copy_bytes += (bytes + 63) / 64 * 64 + 192; /* not a whole number of pages */
+    }
+    j->copies = r->flags & COLD ? (int)(far / job_bytes(j)) + 1 : 1;
+    j->data = (char *)allocate(j->copy_bytes * (size_t)j->copies);
+    job_fill(j);
+    if (w->shape == shape_packed) job_pack(j);
+    job_place(j, 0);
+}
+
+static void field_select(void *user, int i) {
+    field *f = (field *)user;
+    if (i < f->tables && tfb_isa_force(f->j.ctx, f->isa[i]) != TFB_OK)
+        stop("table", f->j.ctx->message);
+}
+
+static void field_work(field *f, int i) {
+    if (i >= f->tables) f->j.w->peer(&f->j, &f->peers[i - f->tables]);
+    else if (f->j.w->ours(&f->j) != TFB_OK) stop(f->j.w->name, f->j.ctx->message);
+}
+
+static void field_call(void *user, int i) {
+    field *f = (field *)user;
+    if (f->j.copies > 1) job_place(&f->j, (f->j.copy + 1) % f->j.copies);
+    field_work(f, i);
+}
+
+/* The first table's result is the measure: ours by bits, peers nearly. */
+static void field_check(field *f, int n) {
+    const tfb_tensor *y = &f->j.t[f->j.w->output];
+    const size_t count = (size_t)tfb_numel(y);
+    float *first = (float *)allocate(4 * count), *now;
+    size_t at;
+    int i;
+    for (i = 0; i < n; i++) {
+        job_place(&f->j, 0);
+        now = (float *)y->data;
+        memset((void *)now, 255, 4 * count); /* NaN */
+        field_select(f, i);
+        field_work(f, i);
+        if (i == 0) memcpy((void *)first, now, 4 * count);
+        if (i < f->tables && memcmp(first, now, 4 * count) != 0)
+            stop(f->isa[i], "other bits than the first table's");
+        for (at = 0; at < count; at++) {
+            const float off = now[at] - first[at], size = first[at] * first[at];
+            if (!(off * off <= 1e-6f * (1 + size)))
+                stop(i < f->tables ? f->isa[i] : f->peers[i - f->tables].name,
+                     "a wrong result");
+        }
+    }
+    free(first);
+}
+
+/* --- Results. --- */
+static double limit_of(const job *j, const limits *l, double work) {
+    const double bound = l->read_far * work / (double)job_bytes(j);
+    if (j->w->unit == READ) return j->copies > 1 ? l->read_far : l->read_l2;
+    if (j->w->unit == COPY) return j->copies > 1 ? l->copy_far : l->copy_l2;
+    return j->copies > 1 && bound < l->flops ? bound : l->flops;
+}
+
+static double own_peak(const limits *l, const char *isa) {
+    size_t i;
+    for (i = 0; i < sizeof PEAKS / sizeof *PEAKS; i++)
+        if (strcmp(PEAKS[i].name, isa) == 0) return l->fma[i];
+    return 0;
+}
+
+/* A line of results: the columns of the file, and one more for the printed table. */
+enum { CELLS = 12, CELL_BYTES = 40 };
+static const struct column {
+    const char *name, *head; /* in the file, above the printed table */
+    int width;
+} COLUMNS[CELLS] = {
+    {"workload", "workload", -14},  {"shape", "shape", -22},
+    {"threads", "thr", 3},          {"isa", "isa", -7},
+    {"unit", "unit", -4},           {"ours", "ours", 7},
+    {"limit", "limit", 7},          {"ours_over_limit", "/limit", 6},
+    {"peer", "peer", -9},           {"peer_value", "peer", 7},
+    {"ours_over_peer", "/peer", 6}, {"", "of own", 6},
+};
+
+typedef struct line {
+    char cell[CELLS][CELL_BYTES];
+} line;
+
+static void print_line(FILE *file, const line *l) {
+    int i;
+    for (i = 0; i + 1 < CELLS; i++)
+        fprintf(file, "%s%c", l->cell[i], i + 2 < CELLS ? '\t' : '\n');
+    for (i = 0; i < CELLS; i++)
+        printf("%*s%c", COLUMNS[i].width, l->cell[i], i + 1 < CELLS ? ' ' : '\n');
+    fflush(file);
+    fflush(stdout);
+}
+
+static void print_head(FILE *file) {
+    int i;
+    for (i = 0; i + 1 < CELLS; i++)
+        fprintf(file, "%s%c", COLUMNS[i].name, i + 2 < CELLS ? '\t' : '\n');
+    for (i = 0; i < CELLS; i++)
+        printf("%*s%c", COLUMNS[i].width, COLUMNS[i].head, i + 1 < CELLS ? ' ' : '\n');
+}
+
+static void set_text(line *l, int i, const char *text) {
+    snprintf(l->cell[i], CELL_BYTES, "%s", text);
+}
+
+static void set_number(line *l, int i, double value) { /* "-" where there is none */
+    snprintf(l->cell[i], CELL_BYTES, value > 0 ? "%.4g" : "-", value);
+}
+
+static void set_ratio(line *l, int i, double a, double b) {
+    snprintf(l->cell[i], CELL_BYTES, a > 0 && b > 0 ? "%.3f" : "-", a / (b > 0 ? b : 1));
+}
+
+/* M x N x K of products, B x H x G x T x S x D of attention, rows x C. */
+static void set_shape(line *l, int i, const job *j) {
+    size_t used = 0;
+    int d;
+    for (d = 0; d < MAX_DIMS && j->n[d]; d++)
+        used += (size_t)snprintf(l->cell[i] + used, CELL_BYTES - used, d ? "x%ld" : "%ld",
+                                 (long)j->n[d]);
+    if (j->copies > 1) snprintf(l->cell[i] + used, CELL_BYTES - used, ",cold");
+}
+
+static void print_result(FILE *file, const field *f, const limits *l, int table,
+                         const char *peer_name, const contestant *c,
+                         const contestant *p) {
+    const double work = f->j.w->work(f->j.n), ours = work / c->median / 1e9;
+    const double other = p ? work / p->median / 1e9 : 0;
+    const double limit = limit_of(&f->j, l, work);
+    line out;
+    set_text(&out, 0, f->j.w->name);
+    set_shape(&out, 1, &f->j);
+    set_number(&out, 2, opt.threads);
+    set_text(&out, 3, f->isa[table]);
+    set_text(&out, 4, f->j.w->unit == FLOPS ? "GF/s" : "GB/s");
+    set_number(&out, 5, ours);
+    set_number(&out, 6, limit);
+    set_ratio(&out, 7, ours, limit);
+    set_text(&out, 8, peer_name);
+    set_number(&out, 9, other);
+    set_ratio(&out, 10, ours, other);
+    set_ratio(&out, 11, f->j.w->unit == FLOPS ? ours : 0, own_peak(l, f->isa[table]));
+    print_line(file, &out);
+}
+
+static void print_limit(FILE *file, const char *name, const char *isa, const char *unit,
+                        double value) {
+    line out;
+    int i;
+    for (i = 0; i < CELLS; i++) set_text(&out, i, "-");
+    set_text(&out, 0, "limit");
+    set_text(&out, 1, name);
+    set_number(&out, 2, opt.threads);
+    set_text(&out, 3, isa);
+    set_text(&out, 4, unit);
+    set_number(&out, 6, value);
+    print_line(file, &out);
+}
+
+static void print_limits(FILE *file, const limits *l) {
+    size_t i;
+    for (i = 0; i < sizeof PEAKS / sizeof *PEAKS; i++)
+        if (l->fma[i] > 0) print_limit(file, "fma", PEAKS[i].name, "GF/s", l->fma[i]);
+    print_limit(file, "read_l2", "-", "GB/s", l->read_l2);
+    print_limit(file, "read_memory", "-", "GB/s", l->read_far);
+    print_limit(file, "copy_l2", "-", "GB/s", l->copy_l2);
+    print_limit(file, "copy_memory", "-", "GB/s", l->copy_far);
+}
+
+/* Everybody works on one workload at one shape: a line for each of our tables. */
+static void run(field *f, const limits *l, const workload *w, const struct row *r,
+                FILE *file) {
+    contestant c[2 * MAX_CONTESTANTS];
+    int i, k, n;
+    job_make(&f->j, w, r);
+    n = f->tables + (w->peer ? f->n_peers : 0);
+    memset(c, 0, sizeof c);
+    for (i = 0; i < n; i++) {
+        c[i].select = field_select;
+        c[i].call = field_call;
+        c[i].user = f;
+        c[i].i = i;
+    }
+    field_check(f, n);
+    race(c, n);
+    for (i = 0; i < f->tables; i++) {
+        for (k = f->tables; k < n; k++)
+            print_result(file, f, l, i, f->peers[k - f->tables].name, &c[i], &c[k]);
+        if (n == f->tables) print_result(file, f, l, i, "-", &c[i], NULL);
+    }
+    free(f->j.data);
+}
+
+/* --- The program. --- */
+/* Which tables this CPU has, or the one that was asked for. */
+static void find_tables(field *f, tfb_ctx *ctx) {
+    const char *name, *why;
+    int i;
+    if (opt.isa && tfb_isa_force(ctx, opt.isa) != TFB_OK) stop("--isa", ctx->message);
+    for (i = 0; (name = tfb_isa_list(ctx, i, &why)) != NULL; i++) {
+        if (opt.isa && strcmp(opt.isa, name) != 0) continue;
+        if (f->tables < MAX_CONTESTANTS && tfb_isa_force(ctx, name) == TFB_OK)
+            f->isa[f->tables++] = name;
+        else fprintf(stderr, "table %s is left out: %s\n", name, why);
+    }
+}
+
+/* One CPU for the whole process, unless it has several threads. Before peers are loaded:
+ * they start as many threads as they find CPUs. */
+static void pin(void) {
+#ifdef __linux__
+    cpu_set_t set;
+    const int cpu = opt.cpu >= 0 ? opt.cpu : sched_getcpu();
+    if (opt.threads > 1) return;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    if (cpu < 0 || sched_setaffinity(0, sizeof set, &set) != 0)
+        stop("--cpu", "this process cannot be pinned to that CPU");
+    fprintf(stderr, "pinned to CPU %d\n", cpu);
+#else
+    fprintf(stderr, "not pinned: this system has no sched_setaffinity\n");
+#endif
+}
+
+static int to_int(const char *option, const char *text) {
+    char *end;
+    const long n = strtol(text, &end, 10);
+    if (end == text || *end || n < 0 || n > 4096) stop(option, "needs a small number");
+    return (int)n;
+}
+
+static void check_only(void) {
+    size_t w;
+    if (!opt.only) return;
+    for (w = 0; w < sizeof WORKLOADS / sizeof *WORKLOADS; w++)
+        if (strcmp(WORKLOADS[w].name, opt.only) == 0) return;
+    stop("--only", "there is no such workload");
+}
+
+static void read_options(int argc, char **argv) {
+    const char *usage = "[--quick] [--isa NAME] [--only WORKLOAD] [--cpu N] "
+                        "[--threads N] [--out FILE]";
+    int i;
+    for (i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(argv[i], "--quick") == 0) {
+            opt.quick = 1;
+            opt.batches = 3;
+            opt.batch_seconds = 0.004;
+            continue;
+        }
+        if (!value) stop("usage", usage);
+        i++;
+        if (strcmp(argv[i - 1], "--isa") == 0) opt.isa = value;
+        else if (strcmp(argv[i - 1], "--only") == 0) opt.only = value;
+        else if (strcmp(argv[i - 1], "--out") == 0) opt.out = value;
+        else if (strcmp(argv[i - 1], "--cpu") == 0) opt.cpu = to_int("--cpu", value);
+        else if (strcmp(argv[i - 1], "--threads") == 0)
+            opt.threads = to_int("--threads", value);
+        else stop("usage", usage);
+    }
+    check_only();
+    if (opt.threads < 1 || opt.threads > 256) stop("--threads", "1 to 256");
+}
+
+static int wanted(size_t w, const struct row *r) {
+    if (!(r->workloads >> w & 1) || (opt.quick && !(r->flags & QUICK))) return 0;
+    return !opt.only || strcmp(opt.only, WORKLOADS[w].name) == 0;
+}
+
+int main(int argc, char **argv) {
+    const size_t workloads = sizeof WORKLOADS / sizeof *WORKLOADS;
+    size_t w, r, i;
+    field f;
+    tfb_ctx ctx;
+    limits l;
+    FILE *file;
+    memset(&f, 0, sizeof f);
+    read_options(argc, argv);
+    pin();
+    mkdir("build", 0777);
+    file = fopen(opt.out, "w");
+    if (!file) stop(opt.out, "cannot be written");
+    tfb_ctx_init(&ctx);
+    if (tfb_ctx_threads(&ctx, opt.threads, 2000) != TFB_OK)
+        stop("--threads", ctx.message);
+    f.j.ctx = &ctx;
+    find_tables(&f, &ctx);
+    for (i = 0; i < sizeof PEERS / sizeof *PEERS; i++)
+        f.n_peers += peer_open(&PEERS[i], &f.peers[f.n_peers]);
+    l = measure_limits(&ctx);
+    print_head(file);
+    print_limits(file, &l);
+    for (w = 0; w < workloads; w++)
+        for (r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
+            if (wanted(w, &ROWS[r])) run(&f, &l, &WORKLOADS[w], &ROWS[r], file);
+    fclose(file);
+    tfb_ctx_free(&ctx);
+    return 0;
+}

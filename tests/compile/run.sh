@@ -1,0 +1,201 @@
+#!/bin/sh
+# Builds the header with every compiler there is: language standards, optimisation levels,
+# switches, ways to include it. Every program must build without a warning, run, and print
+# the same hash of its results. Prints ok / FAIL / skip lines; run from anywhere.
+# A gcc build of the implementation takes 5 seconds, so levels and standards are paired.
+
+cd "$(dirname "$0")/../.." || exit 1
+root=$(pwd)
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+here=tests/compile
+failed=0
+missing=
+want=
+includes=-I.
+
+c_warnings="-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef
+    -Wcast-qual -Wdouble-promotion -Wvla -Werror"
+
+pass() { echo "ok $1"; }
+
+fail() { # name, what; and the log
+    head -n 20 "$work/log"
+    echo "FAIL $1: $2"
+    failed=1
+}
+
+# The warnings and the language of a compiler; all names are split into words.
+options() {
+    case $1 in
+    tcc) echo "-Wall -Werror" ;;
+    *++*) echo "$c_warnings -x c++" ;;
+    *) echo "$c_warnings -Wstrict-prototypes" ;;
+    esac
+}
+
+# Whether a compiler is there (if not, one skip line for all its builds), knows its flags.
+usable() { # name, compiler, flags
+    case "$missing " in *" $2 "*) return 1 ;; esac
+    if ! command -v "$2" >/dev/null 2>&1; then
+        echo "skip builds by $2: not installed"
+        missing="$missing $2"
+        return 1
+    fi
+    echo 'int main(void) { return 0; }' >"$work/empty.c"
+    "$2" $3 "$work/empty.c" -o "$work/empty" >/dev/null 2>&1 && return 0
+    echo "skip $1: $2 does not take $3"
+    return 1
+}
+
+build() { # name, compiler and arguments
+    built=$1
+    shift
+    rm -f "$work/prog"
+    "$@" >"$work/log" 2>&1 && [ ! -s "$work/log" ] && return 0
+    fail "$built" "does not build"
+    return 1
+}
+
+# Runs the program; its first two words must be those of the first program that ran.
+run() { # name
+    "$work/prog" >"$work/log" 2>&1 || { fail "$1" "exit status $?"; return; }
+    got=$(awk '{ print $1, $2 }' "$work/log")
+    case $got in
+    ok*) [ -n "$want" ] || want=$got ;;
+    esac
+    if [ "$got" = "$want" ]; then pass "$1"; else fail "$1" "is not $want"; fi
+}
+
+# One program from one file, with all warnings.
+try() { # name, compiler, flags, source
+    usable "$1" "$2" "$3" || return
+    build "$1" "$2" $3 $includes $(options "$2") "$4" -o "$work/prog" && run "$1"
+}
+
+# --- Compilers, standards, levels. ---
+while read -r compiler flags; do
+    try "$compiler $flags" "$compiler" "$flags" $here/prog.c
+done <<'LIST'
+tcc -std=c99
+tcc -std=c11 -DTFB_PTHREADS
+gcc -std=c99 -O2 -DTFB_PTHREADS
+gcc -std=c11 -O0
+gcc -std=gnu17 -O3 -march=native -ffp-contract=fast
+gcc -std=c2x -O1
+clang-14 -std=c99 -O3 -DTFB_PTHREADS
+clang-14 -std=c11 -O1
+clang-14 -std=gnu17 -O2 -march=native
+clang-14 -std=c2x -O0
+clang-19 -std=c99 -O2
+clang-19 -std=c11 -Os -march=native
+clang-19 -std=gnu17 -O0
+clang-19 -std=c23 -O3
+g++ -std=c++11 -O2
+g++ -std=c++17 -O0 -DTFB_PTHREADS
+g++ -std=c++20 -Os
+clang++-14 -std=c++11 -O0
+clang++-14 -std=c++20 -O2 -DTFB_PTHREADS
+clang++-19 -std=c++17 -O1
+LIST
+
+# --- Switches. ---
+while read -r compiler flags; do
+    try "$compiler $flags" "$compiler" "$flags" $here/prog.c
+done <<'LIST'
+gcc -Os -DTFB_NO_MESSAGES -DTFB_NO_STDLIB
+clang-14 -O0 -DTFB_NO_MESSAGES
+clang-19 -O0 -DTFB_NO_STDLIB
+tcc -DTFB_NO_MESSAGES -DTFB_NO_STDLIB
+gcc -O1 -DTFB_SCALAR
+clang-19 -O1 -DTFB_SCALAR -march=native
+clang-14 -O1 -DTFB_SOFT_FMA -march=native
+clang-19 -O0 -DTEST_TWICE
+tcc -DTEST_TWICE
+LIST
+
+# --- Flags that break the contract: the program must say so, or be right. ---
+unsafe() { # compiler, flags
+    usable "$1 $2" "$1" "$2" || return
+    build "$1 $2" "$1" $2 -I. $here/prog.c -o "$work/prog" || return
+    "$work/prog" >"$work/log" 2>&1 || { fail "$1 $2" "exit status $?"; return; }
+    got=$(awk '{ print $1, $2 }' "$work/log")
+    case $got in
+    unsupported* | "$want") pass "$1 $2 ($got)" ;;
+    *) fail "$1 $2" "neither unsupported nor $want" ;;
+    esac
+}
+unsafe gcc "-O2 -ffast-math"
+unsafe clang-19 "-O2 -ffast-math"
+unsafe clang-19 "-O2 -march=native -ffp-contract=fast"
+unsafe gcc "-O1 -DTFB_SCALAR -mfpmath=387"
+
+# --- Two translation units: an object of each kind, used by each language. ---
+units() { # who compiles the implementation, who the rest
+    name="implementation by $1"
+    users=$2
+    usable "$name" "$1" "" || return
+    build "$name" "$1" -O1 -I. $(options "$1") -c $here/impl.c -o "$work/impl.o" || return
+    for user in $users; do
+        name="implementation by $1, used by $user"
+        usable "$name" "$user" "" || continue
+        build "$name" "$user" -I. $(options "$user") -DTEST_DECLARATIONS_ONLY \
+            $here/prog.c -c -o "$work/user.o" || continue
+        build "$name" "$user" "$work/user.o" "$work/impl.o" -o "$work/prog" && run "$name"
+    done
+}
+units gcc "gcc clang-14 g++ clang++-19"
+units clang-19 "clang-19 gcc clang++-14"
+units tcc tcc # its objects need its own library
+
+# --- TFB_STATIC in both files of a program. ---
+for c in gcc clang-19 tcc; do
+    name="static twice by $c"
+    usable "$name" $c "" || continue
+    build "$name" $c -I. $(options $c) $here/static_a.c $here/static_b.c \
+        -o "$work/prog" || continue
+    if "$work/prog" >"$work/log" 2>&1; then pass "$name"; else fail "$name" "differ"; fi
+done
+
+# --- Other names and places: every one of these has its own main.c. ---
+mkdir "$work/x" "$work/z" "$work/main"
+cp tfblocks.h "$work/x/y.h"
+cp tfblocks.h "$work/z"
+cp $here/prog.c "$work/main"
+includes=
+place() { # name, compiler, flags, the header as included, TFB_SELF or nothing
+    {
+        [ -z "$5" ] || echo "#define TFB_SELF $5"
+        echo "#define TEST_HEADER $4"
+        echo '#include "prog.c"'
+    } >"$work/main/main.c"
+    try "$1 by $2" "$2" "$3" "$work/main/main.c"
+}
+for c in gcc clang-14 tcc; do
+    place "renamed, relative path" $c -O0 '"../x/y.h"' '"y.h"'
+done
+for c in clang++-19 tcc; do
+    place "renamed, -I" $c "-O0 -I$work/x" '<y.h>' '"y.h"'
+    place "relative path" $c -O0 '"../z/tfblocks.h"' ""
+done
+
+# --- As the README says: no flag at all. ---
+mkdir "$work/plain"
+cp tfblocks.h $here/prog.c "$work/plain"
+for c in gcc clang tcc; do
+    usable "$c prog.c" $c "" || continue
+    cd "$work/plain" || exit 1
+    build "$c prog.c" $c prog.c && mv a.out "$work/prog" && run "$c prog.c"
+    cd "$root" || exit 1
+done
+
+# --- Declarations only: no code, no data, nothing asked for. ---
+for c in gcc clang-14 clang-19 g++ clang++-14 tcc; do
+    name="declarations by $c"
+    usable "$name" $c "" || continue
+    build "$name" $c -I. $(options $c) -c $here/declare.c -o "$work/declare.o" || continue
+    nm "$work/declare.o" 2>&1 | awk '$(NF - 1) ~ /^[A-Zbdrtuvw]$/' >"$work/log"
+    if [ -s "$work/log" ]; then fail "$name" "has symbols"; else pass "$name"; fi
+done
+exit $failed

@@ -1,0 +1,696 @@
+/* The library against float64: the committed vectors.txt, and the reference cases in
+ * $TFB_SHARED/data/goldens (by default ../shared) where they are present. Run at the
+ * repository root. Each check states its tolerance: u = 2^-24, half an ulp of 1. */
+#include "../test.h"
+#include <math.h>
+#include "case.h"
+
+#define U       (1.0 / 16777216)
+#define VECTORS "tests/golden/vectors.txt"
+
+static tfb_ctx ctx;
+
+/* --- Memory that lives as long as a case. --- */
+static void *held[128];
+static int holds;
+
+static void *hold(size_t bytes) {
+    void *p = calloc(bytes + 1, 1);
+    if (!p || holds == 128) exit(99);
+    return held[holds++] = p;
+}
+
+static void release(void) {
+    while (holds) free(held[--holds]);
+}
+
+static tfb_tensor fresh(int ndim, const tfb_idx *shape) {
+    tfb_tensor t = tfb__view(NULL, TFB_F32, ndim, shape);
+    t.data = hold((size_t)tfb_numel(&t) * sizeof(float));
+    return t;
+}
+
+static tfb_tensor fresh3(tfb_idx n0, tfb_idx n1, tfb_idx n2) {
+    const tfb_idx shape[3] = {n0, n1, n2};
+    return fresh(3, shape);
+}
+
+/* --- What a case holds. --- */
+static const case_tensor *find(const ref_case *c, char kind, const char *name) {
+    int i;
+    for (i = 0; i < c->tensors; i++)
+        if (c->tensor[i].kind == kind && !strcmp(c->tensor[i].name, name))
+            return c->tensor + i;
+    return NULL;
+}
+
+static const tfb_tensor *input(const ref_case *c, const char *name) { /* or NULL */
+    const case_tensor *e = find(c, 'i', name);
+    return e ? &e->t : NULL;
+}
+
+static tfb_tensor need(const ref_case *c, char kind, const char *name) {
+    const case_tensor *e = find(c, kind, name);
+    CHECK(e, "the case has no %s", name);
+    return e ? e->t : tfb_view4(NULL, TFB_F32, 0, 0, 0, 0);
+}
+
+/* A result of the shape that the case says. */
+static tfb_tensor result(const ref_case *c, const char *name) {
+    const tfb_tensor t = need(c, 'o', name);
+    return fresh(t.ndim, t.shape);
+}
+
+static const char *text(const ref_case *c, const char *name, const char *otherwise) {
+    int i;
+    for (i = 0; i < c->attrs; i++)
+        if (!strcmp(c->attr[i].name, name)) return c->attr[i].text;
+    return otherwise;
+}
+
+static double number(const ref_case *c, const char *name, double otherwise) {
+    const char *s = text(c, name, NULL);
+    return s ? atof(s) : otherwise;
+}
+
+static tfb_idx whole(const ref_case *c, const char *name, tfb_idx otherwise) {
+    return (tfb_idx)number(c, name, (double)otherwise);
+}
+
+static tfb_fn function_of(const ref_case *c) {
+#define NAME_OF(NAME, name) #name,
+    static const char *const names[] = {TFB_FN_LIST(NAME_OF)};
+    const char *act = text(c, "act", "none");
+    int i;
+    for (i = 0; i < TFB__FNS; i++)
+        if (!strcmp(act, names[i])) return (tfb_fn)i;
+    CHECK(!strcmp(act, "none"), "no function %s", act);
+    return TFB_FN_IDENTITY;
+}
+
+/* --- Comparing. tol holds one bound per element of the output `name`. --- */
+static double *bounds(const ref_case *c, const char *name) {
+    const tfb_tensor t = need(c, 'o', name);
+    return (double *)hold((size_t)tfb_numel(&t) * sizeof(double));
+}
+
+static void compare(const ref_case *c, const char *name, const tfb_tensor *got,
+                    const double *tol) {
+    const tfb_tensor t = need(c, 'o', name);
+    const double *want = (const double *)t.data;
+    tfb_idx i, n = tfb_numel(&t);
+    CHECK(n == tfb_numel(got), "%s has %ld elements, not %ld", name, (long)tfb_numel(got),
+          (long)n);
+    for (i = 0; i < n && n == tfb_numel(got); i++) {
+        const float *at = (const float *)got->data + tfb__offset(got, got->ndim, i);
+        const double x = (double)*at, y = want[i];
+        CHECK(fabs(x - y) <= tol[i] || (isinf(y) && x >= y && x <= y) ||
+                  (isnan(y) && isnan(x)),
+              "%s[%ld] is %.9g, should be %.9g within %.2g", name, (long)i, x, y, tol[i]);
+    }
+}
+
+/* Chains of several operations: an estimate, not a proof. Each of n terms on the longest
+ * path adds a rounding of something no larger than the largest result. */
+static void compare_chain(const ref_case *c, const char *name, const tfb_tensor *got,
+                          tfb_idx n) {
+    const tfb_tensor t = need(c, 'o', name);
+    const double *want = (const double *)t.data;
+    double *tol = bounds(c, name), top = 0;
+    tfb_idx i;
+    for (i = 0; i < tfb_numel(&t); i++) top = fmax(top, fabs(want[i]));
+    for (i = 0; i < tfb_numel(&t); i++) tol[i] = (double)n * U * top;
+    compare(c, name, got, tol);
+}
+
+/* --- One operation each. --- */
+
+/* At most 2 ulp, which is 4 u |y|, and 6.3e-7 more for the GELUs; relu is exact. Results
+ * below FLT_MIN may be 0. */
+static void run_act(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), want = need(c, 'o', "y");
+    tfb_tensor y = result(c, "y");
+    const tfb_fn fn = function_of(c);
+    const double more = fn == TFB_FN_GELU_TANH || fn == TFB_FN_GELU_ERF ? 6.3e-7 : 0;
+    double *tol = bounds(c, "y");
+    tfb_idx i;
+    for (i = 0; i < tfb_numel(&want) && fn != TFB_FN_RELU; i++)
+        tol[i] = 4 * U * fabs(((const double *)want.data)[i]) + more + (double)FLT_MIN;
+    CHECK_OK(&ctx, tfb_map(&ctx, fn, &x, &y));
+    compare(c, "y", &y, tol);
+}
+
+static tfb_tensor transposed(tfb_tensor t, int yes) {
+    int order[TFB_MAX_DIMS] = {0, 1, 2, 3, 4, 5};
+    if (!yes) return t;
+    order[t.ndim - 2] = t.ndim - 1;
+    order[t.ndim - 1] = t.ndim - 2;
+    CHECK_OK(&ctx, tfb_permute(&ctx, &t, order, &t));
+    return t;
+}
+
+/* A chain of K fma, and adds of its blocks, is off by at most (K + 2) u mag, where mag is
+ * the sum of the magnitudes of the products: Higham 2002, section 3.1. */
+static void run_matmul(const ref_case *c) {
+    const tfb_tensor a = transposed(need(c, 'i', "a"), whole(c, "transA", 0) != 0);
+    const tfb_tensor b = transposed(need(c, 'i', "b"), whole(c, "transB", 0) != 0);
+    const tfb_tensor mag = need(c, 'o', "mag");
+    tfb_tensor y = result(c, "y");
+    double *tol = bounds(c, "y");
+    tfb_idx i;
+    for (i = 0; i < tfb_numel(&mag); i++)
+        tol[i] = (double)(a.shape[a.ndim - 1] + 2) * U * ((const double *)mag.data)[i];
+    CHECK_OK(&ctx, tfb_matmul(&ctx, &a, &b, &y));
+    compare(c, "y", &y, tol);
+}
+
+/* The sum before the activation is off by (K + 2) u mag, which counts alpha and bias. No
+ * activation is steeper than 1.2 or further off than 2 ulp; the residual rounds once. */
+static void linear_bounds(const ref_case *c, tfb_idx K, double *tol) {
+    const tfb_tensor mag = need(c, 'o', "mag"), y = need(c, 'o', "y");
+    const double *m = (const double *)mag.data, *want = (const double *)y.data;
+    tfb_idx i;
+    for (i = 0; i < tfb_numel(&mag); i++)
+        tol[i] = U * ((1.2 * (double)(K + 2) + 4) * m[i] + fabs(want[i]));
+}
+
+static void run_linear(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), w = need(c, 'i', "w");
+    tfb_tensor y = result(c, "y"), packed;
+    const size_t bytes = tfb_pack_bytes(w.shape[0], w.shape[1]);
+    double *tol = bounds(c, "y");
+    tfb_linear_opts o;
+    memset(&o, 0, sizeof o);
+    o.bias = input(c, "b");
+    o.residual = input(c, "resid");
+    o.act = function_of(c);
+    linear_bounds(c, w.shape[1], tol);
+    CHECK_OK(&ctx, tfb_linear(&ctx, &x, &w, &o, &y));
+    compare(c, "y", &y, tol);
+    CHECK_OK(&ctx, tfb_pack(&ctx, &w, hold(bytes), bytes, &packed));
+    CHECK_OK(&ctx, tfb_linear(&ctx, &x, &packed, &o, &y));
+    compare(c, "y", &y, tol);
+}
+
+static void run_gemm(const ref_case *c) { /* y = alpha op(a) op(b); no beta */
+    const tfb_tensor a = transposed(need(c, 'i', "a"), whole(c, "transA", 0) != 0);
+    const tfb_tensor w = transposed(need(c, 'i', "b"), whole(c, "transB", 0) == 0);
+    tfb_tensor y = result(c, "y");
+    double *tol = bounds(c, "y");
+    tfb_linear_opts o;
+    memset(&o, 0, sizeof o);
+    o.alpha = (float)number(c, "alpha", 1);
+    o.alpha_set = 1;
+    CHECK(fabs(number(c, "beta", 0)) <= 0, "beta is not in tfb_linear");
+    linear_bounds(c, w.shape[1], tol);
+    CHECK_OK(&ctx, tfb_linear(&ctx, &a, &w, &o, &y));
+    compare(c, "y", &y, tol);
+}
+
+/* A sum of C terms in 16 lanes is off by (C / 16 + 5) u of their magnitudes. The root
+ * passes half of that on to y; a mean that is off shifts all of a row alike. The rest, s,
+ * s - mean, root, quotient, weight, bias, is at most 8 roundings of what they round. */
+static void norm_bounds(const ref_case *c, int centre, double eps, double *tol) {
+    const tfb_tensor t = need(c, 'i', "x"), y = need(c, 'o', "y");
+    const tfb_tensor *w = input(c, "w"), *b = input(c, "b"), *r = input(c, "resid");
+    const tfb_idx C = t.shape[t.ndim - 1];
+    const double *want = (const double *)y.data, add = ((double)C / 16 + 5) * U;
+    const float *x = (const float *)t.data;
+    tfb_idx i, j;
+    for (i = 0; i < tfb_numel(&t); i += C) {
+        double mean = 0, size = 0, square = 0, root;
+        for (j = i; j < i + C; j++) {
+            const double s = (double)x[j] + (r ? (double)((const float *)r->data)[j] : 0);
+            mean += centre ? s / (double)C : 0;
+            size += fabs(s) / (double)C;
+            square += s * s / (double)C;
+        }
+        root = sqrt(square - mean * mean + eps);
+        for (j = i; j < i + C; j++) {
+            const double bias = b ? fabs((double)((const float *)b->data)[j - i]) : 0;
+            const double weight = w ? fabs((double)((const float *)w->data)[j - i]) : 1;
+            const double shift = (centre ? add * size : 0) + 2 * U * (size + fabs(mean));
+            tol[j] = weight * shift / root + (add + 8 * U) * (fabs(want[j]) + bias);
+        }
+    }
+}
+
+static void run_norm(const ref_case *c) {
+    const int centre = c->op[0] == 'l';
+    const tfb_tensor x = need(c, 'i', "x");
+    tfb_tensor y = result(c, "y"), sum;
+    double *tol = bounds(c, "y");
+    tfb_idx i;
+    tfb_norm_opts o;
+    memset(&o, 0, sizeof o);
+    o.weight = input(c, "w");
+    o.bias = input(c, "b");
+    o.residual = input(c, "resid");
+    o.eps = (float)number(c, "eps", 1e-5);
+    o.eps_set = 1;
+    if (o.residual) {
+        sum = result(c, "s");
+        o.sum = &sum;
+    }
+    CHECK_OK(&ctx, (centre ? tfb_layernorm : tfb_rmsnorm)(&ctx, &x, &o, &y));
+    norm_bounds(c, centre, number(c, "eps", 1e-5), tol);
+    compare(c, "y", &y, tol);
+    if (!o.residual) return;
+    for (i = 0; i < tfb_numel(&sum); i++) /* one rounded addition */
+        tol[i] = U * fabs(((const double *)need(c, 'o', "s").data)[i]);
+    compare(c, "s", &sum, tol);
+}
+
+/* With R = max - min of a row: each exponent is off by u R, exp by 4 u, the sum by
+ * (C / 16 + 5) u and its terms; so y by twice that and two roundings. exp may flush to 0
+ * what is below FLT_MIN. */
+static void run_softmax(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), want = need(c, 'o', "y");
+    const tfb_tensor sums = need(c, 'o', "logsumexp");
+    tfb_tensor y = result(c, "y"), lse = result(c, "logsumexp");
+    double *tol = bounds(c, "y"), *lse_tol = bounds(c, "logsumexp");
+    const tfb_idx C = x.shape[x.ndim - 1];
+    tfb_idx i, j;
+    for (i = 0; i < tfb_numel(&lse); i++) {
+        const float *row = (const float *)x.data + i * C;
+        double lo = HUGE_VAL, hi = -HUGE_VAL, e;
+        for (j = 0; j < C; j++)
+            if (row[j] >= -FLT_MAX && row[j] <= FLT_MAX) {
+                lo = fmin(lo, (double)row[j]);
+                hi = fmax(hi, (double)row[j]);
+            }
+        e = (fmax(hi - lo, 0) + 4 + (double)C / 16 + 5) * U;
+        for (j = i * C; j < i * C + C; j++)
+            tol[j] =
+                (2 * e + 2 * U) * fabs(((const double *)want.data)[j]) + (double)FLT_MIN;
+        lse_tol[i] = e + 4 * U * fabs(((const double *)sums.data)[i]) + 4 * U * fabs(hi);
+    }
+    CHECK_OK(&ctx, tfb_softmax(&ctx, &x, &y, &lse));
+    compare(c, "y", &y, tol);
+    compare(c, "logsumexp", &lse, lse_tol);
+}
+
+static tfb_tensor heads_second(const tfb_tensor *t) { /* [B, N, H, D] as [B, H, N, D] */
+    static const int order[] = {0, 2, 1, 3};
+    tfb_tensor view = *t;
+    CHECK_OK(&ctx, tfb_permute(&ctx, t, order, &view));
+    return view;
+}
+
+/* The phase is off by 2^-24 turns below position 2^20, which is an angle of 2 pi u; sine
+ * and cosine by 4 u; two more roundings: 12 u of both members of a pair. */
+static void run_rope(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), pos = need(c, 'i', "pos");
+    const tfb_tensor from = heads_second(&x);
+    tfb_tensor y = result(c, "y"), to = heads_second(&y);
+    const tfb_idx D = x.shape[3];
+    double *tol = bounds(c, "y");
+    tfb_rope_opts o;
+    tfb_idx i;
+    memset(&o, 0, sizeof o);
+    o.positions = &pos;
+    o.base = number(c, "base", 10000);
+    o.interleaved = whole(c, "interleaved", 0) != 0;
+    o.dims = (int)whole(c, "rotary_dim", D);
+    CHECK(fabs(number(c, "pos_scale", 1) - 1) <= 0, "pos_scale is not in tfb_rope");
+    for (i = 0; i < tfb_numel(&x); i++) {
+        const float *row = (const float *)x.data + i / D * D;
+        const tfb_idx d = i % D, half = o.dims / 2;
+        const tfb_idx pair = o.interleaved ? d ^ 1 : d < half ? d + half : d - half;
+        if (d < o.dims)
+            tol[i] = 12 * U * (fabs((double)row[d]) + fabs((double)row[pair]));
+    }
+    CHECK_OK(&ctx, tfb_rope(&ctx, &from, &o, &to));
+    compare(c, "y", &y, tol);
+}
+
+/* --- Attention. --- */
+static tfb_attention_opts mask_of(const ref_case *c) {
+    tfb_attention_opts o;
+    memset(&o, 0, sizeof o);
+    if (whole(c, "causal", 0)) o.causal = TFB_CAUSAL_OFFSET;
+    o.offset = whole(c, "offset", 0);
+    o.window = whole(c, "window_left", -1) + 1; /* here W counts the query's own key */
+    CHECK(whole(c, "window_right", -1) == -1, "two-sided windows are not in the library");
+    CHECK(fabs(number(c, "softcap", 0)) <= 0, "softcap is not in the library");
+    return o;
+}
+
+/* The largest sum over d of |q k| that a score of the case is made of. */
+static double score_size(const tfb_tensor *q, const tfb_tensor *k) {
+    const tfb_idx D = q->shape[3], T = q->shape[2], S = k->shape[2];
+    const tfb_idx group = q->shape[1] / k->shape[1];
+    const float *pq = (const float *)q->data, *pk = (const float *)k->data;
+    double size = 0;
+    tfb_idx i, j, d;
+    for (i = 0; i < tfb_numel(q) / D; i++) /* i / T is batch * H + head */
+        for (j = 0; j < S; j++) {
+            const float *row = pk + (i / T / group * S + j) * D;
+            double sum = 0;
+            for (d = 0; d < D; d++) sum += fabs((double)pq[i * D + d] * (double)row[d]);
+            size = fmax(size, sum);
+        }
+    return size;
+}
+
+static double largest(const tfb_tensor *t) {
+    double top = 0;
+    tfb_idx i;
+    for (i = 0; i < tfb_numel(t); i++)
+        top = fmax(top, fabs((double)((const float *)t->data)[i]));
+    return top;
+}
+
+/* A score is off by e = (D + 4) u scale sum|q k| at most, its weight by 2 e; exp, the
+ * sums over S keys and the rescalings add (S + 32) u. So y is off by at most
+ * (2 e + (S + 32) u) max|v|, lse by the same without max|v|, and 4 u |lse|. */
+static void run_attention(const ref_case *c) {
+    const tfb_tensor q = need(c, 'i', "q"), k = need(c, 'i', "k"), v = need(c, 'i', "v");
+    const tfb_tensor want = need(c, 'o', "lse");
+    const double D = (double)q.shape[3], S = (double)k.shape[2];
+    const double scale = number(c, "scale", 1 / sqrt(D));
+    const double e = (2 * (D + 4) * scale * score_size(&q, &k) + S + 32) * U;
+    tfb_tensor y = result(c, "y"), lse = result(c, "lse");
+    double *tol = bounds(c, "y"), *lse_tol = bounds(c, "lse");
+    tfb_attention_opts o = mask_of(c);
+    tfb_idx i;
+    o.scale = (float)scale;
+    o.scale_set = text(c, "scale", NULL) != NULL;
+    o.lse = &lse;
+    for (i = 0; i < tfb_numel(&y); i++) tol[i] = e * largest(&v);
+    for (i = 0; i < tfb_numel(&lse); i++)
+        lse_tol[i] = e + 4 * U * fabs(((const double *)want.data)[i]);
+    CHECK(!input(c, "bias") && !input(c, "slopes") && !input(c, "sinks") &&
+              !input(c, "kv_len") && !input(c, "key_mask"),
+          "an input that tfb_attention does not take");
+    CHECK_OK(&ctx, tfb_attention(&ctx, &q, &k, &v, &o, &y));
+    compare(c, "y", &y, tol);
+    compare(c, "lse", &lse, lse_tol);
+}
+
+/* --- Layers made of several calls. --- */
+static tfb_tensor project(const tfb_tensor *x, const tfb_tensor *w, const tfb_tensor *b,
+                          const tfb_tensor *residual, tfb_fn act, tfb_gate gate) {
+    const tfb_idx cols = w->shape[0] / (gate ? 2 : 1);
+    tfb_tensor y = fresh(x->ndim, x->shape);
+    tfb_linear_opts o;
+    memset(&o, 0, sizeof o);
+    o.bias = b;
+    o.residual = residual;
+    o.act = act;
+    o.gate = gate;
+    y.shape[y.ndim - 1] = cols;
+    y = fresh(y.ndim, y.shape);
+    CHECK_OK(&ctx, tfb_linear(&ctx, x, w, &o, &y));
+    return y;
+}
+
+/* Heads first .. first + n - 1 of [B, N, heads * D], as [B, n, N, D]. */
+static tfb_tensor heads_of(const tfb_tensor *qkv, tfb_idx first, tfb_idx n, tfb_idx D) {
+    tfb_tensor t = *qkv;
+    const tfb_idx shape[4] = {t.shape[0], t.shape[1], t.shape[2] / D, D};
+    CHECK_OK(&ctx, tfb_reshape(&ctx, &t, 4, shape, &t));
+    CHECK_OK(&ctx, tfb_slice(&ctx, &t, 2, first, n, &t));
+    return heads_second(&t);
+}
+
+static void turn(const ref_case *c, const char *pairing, tfb_tensor *t) {
+    tfb_rope_opts o;
+    if (!strcmp(pairing, "none")) return;
+    memset(&o, 0, sizeof o);
+    o.base = number(c, "rope_base", 10000);
+    o.start = whole(c, "pos0", 0);
+    o.interleaved = strcmp(pairing, "half") != 0;
+    CHECK_OK(&ctx, tfb_rope(&ctx, t, &o, t));
+}
+
+/* Attention through a cache, fed with the pieces that the attribute lists. */
+static void attend_in_pieces(const ref_case *c, const tfb_tensor *q, const tfb_tensor *k,
+                             const tfb_tensor *v, tfb_tensor *y) {
+    char *list;
+    long pieces = strtol(text(c, "chunks", "0"), &list, 10);
+    tfb_attention_opts o = mask_of(c);
+    tfb_idx at = 0;
+    tfb_kv kv;
+    o.causal = TFB_CAUSAL_BOTTOM_RIGHT;
+    CHECK_OK(&ctx, tfb_kv_init(&ctx, &kv, 1));
+    while (pieces-- > 0) {
+        const tfb_idx n = strtol(list, &list, 10);
+        tfb_tensor t[4], keys, values;
+        CHECK_OK(&ctx, tfb_slice(&ctx, q, 2, at, n, t));
+        CHECK_OK(&ctx, tfb_slice(&ctx, k, 2, at, n, t + 1));
+        CHECK_OK(&ctx, tfb_slice(&ctx, v, 2, at, n, t + 2));
+        CHECK_OK(&ctx, tfb_slice(&ctx, y, 2, at, n, t + 3));
+        CHECK_OK(&ctx, tfb_kv_append(&ctx, &kv, 0, t + 1, t + 2));
+        CHECK_OK(&ctx, tfb_kv_get(&ctx, &kv, 0, &keys, &values));
+        CHECK_OK(&ctx, tfb_attention(&ctx, t, &keys, &values, &o, t + 3));
+        at += n;
+    }
+    CHECK(at == q->shape[2], "the pieces hold %ld tokens", (long)at);
+    tfb_kv_free(&kv);
+}
+
+/* [B, N, (H + 2 G) D] to [B, N, H D]; k and v, if asked for, as they are after rope. */
+static tfb_tensor mix(const ref_case *c, tfb_tensor qkv, const char *pairing,
+                      tfb_tensor *k_out, tfb_tensor *v_out) {
+    const tfb_idx H = whole(c, "heads", 1), G = whole(c, "kv_heads", H);
+    const tfb_idx D = whole(c, "head_dim", 1);
+    tfb_tensor q = heads_of(&qkv, 0, H, D), k = heads_of(&qkv, H, G, D);
+    tfb_tensor v = heads_of(&qkv, H + G, G, D), y;
+    tfb_tensor all = fresh3(qkv.shape[0], qkv.shape[1], H * D);
+    const tfb_attention_opts o = mask_of(c);
+    turn(c, pairing, &q);
+    turn(c, pairing, &k);
+    y = heads_of(&all, 0, H, D);
+    if (text(c, "chunks", NULL)) attend_in_pieces(c, &q, &k, &v, &y);
+    else CHECK_OK(&ctx, tfb_attention(&ctx, &q, &k, &v, &o, &y));
+    if (k_out) *k_out = heads_second(&k);
+    if (v_out) *v_out = heads_second(&v);
+    return all;
+}
+
+static void run_mha(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), w = need(c, 'i', "wqkv");
+    const tfb_tensor wo = need(c, 'i', "wo");
+    const tfb_tensor qkv =
+        project(&x, &w, input(c, "bqkv"), NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    tfb_tensor k, v, all, y;
+    const tfb_idx n = x.shape[1] + x.shape[2] + w.shape[0] + 32;
+    CHECK(!input(c, "mem") && !input(c, "qnw"), "cross attention or qk norm");
+    all = mix(c, qkv, text(c, "rope", "none"), &k, &v);
+    y = project(&all, &wo, input(c, "bo"), NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    compare_chain(c, "y", &y, n);
+    if (find(c, 'o', "k")) compare_chain(c, "k", &k, n);
+    if (find(c, 'o', "v")) compare_chain(c, "v", &v, n);
+}
+
+/* Gate above up, as one weight or bias. */
+static tfb_tensor stacked(const tfb_tensor *gate, const tfb_tensor *up) {
+    tfb_tensor both, part;
+    const tfb_idx rows = gate->shape[0];
+    tfb_idx shape[2];
+    shape[0] = 2 * rows;
+    shape[1] = gate->ndim > 1 ? gate->shape[1] : 1;
+    both = fresh(gate->ndim, shape);
+    CHECK_OK(&ctx, tfb_slice(&ctx, &both, 0, 0, rows, &part));
+    CHECK_OK(&ctx, tfb_copy(&ctx, gate, &part));
+    CHECK_OK(&ctx, tfb_slice(&ctx, &both, 0, rows, rows, &part));
+    CHECK_OK(&ctx, tfb_copy(&ctx, up, &part));
+    return both;
+}
+
+static void run_ffn_glu(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), wd = need(c, 'i', "wd");
+    const tfb_tensor wg = need(c, 'i', "wg"), wu = need(c, 'i', "wu");
+    const tfb_tensor *bg = input(c, "bg"), *bu = input(c, "bu");
+    const tfb_tensor w = stacked(&wg, &wu);
+    tfb_tensor b, h, y;
+    if (bg && bu) b = stacked(bg, bu);
+    h = project(&x, &w, bg ? &b : NULL, NULL, function_of(c), TFB_GATE_HALVES);
+    y = project(&h, &wd, input(c, "bd"), NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    compare_chain(c, "h", &h, w.shape[1] + 16);
+    compare_chain(c, "y", &y, w.shape[1] + wd.shape[1] + 16);
+}
+
+static tfb_tensor norm(const ref_case *c, const tfb_tensor *x, const char *weight,
+                       const char *bias) {
+    tfb_tensor y = fresh(x->ndim, x->shape);
+    tfb_norm_opts o;
+    memset(&o, 0, sizeof o);
+    o.weight = input(c, weight);
+    o.bias = input(c, bias);
+    o.eps = (float)number(c, "eps", 1e-5);
+    CHECK_OK(&ctx, (o.bias ? tfb_layernorm : tfb_rmsnorm)(&ctx, x, &o, &y));
+    return y;
+}
+
+static void run_llama(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), wqkv = need(c, 'i', "wqkv");
+    const tfb_tensor wo = need(c, 'i', "wo"), wd = need(c, 'i', "wd");
+    const tfb_tensor wg = need(c, 'i', "wg"), wu = need(c, 'i', "wu");
+    const tfb_tensor w = stacked(&wg, &wu);
+    tfb_tensor t = norm(c, &x, "n1w", ""), y;
+    t = project(&t, &wqkv, NULL, NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    t = mix(c, t, "interleaved", NULL, NULL);
+    y = project(&t, &wo, NULL, &x, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    t = norm(c, &y, "n2w", "");
+    t = project(&t, &w, NULL, NULL, TFB_FN_SILU, TFB_GATE_HALVES);
+    y = project(&t, &wd, NULL, &y, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    compare_chain(c, "y", &y, 4 * x.shape[2] + wd.shape[1] + x.shape[1] + 64);
+}
+
+static void run_gpt2(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), wqkv = need(c, 'i', "wqkv");
+    const tfb_tensor wo = need(c, 'i', "wo"), w1 = need(c, 'i', "w1");
+    const tfb_tensor w2 = need(c, 'i', "w2");
+    tfb_tensor t = norm(c, &x, "ln1w", "ln1b"), y;
+    t = project(&t, &wqkv, input(c, "bqkv"), NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    t = mix(c, t, "none", NULL, NULL);
+    y = project(&t, &wo, input(c, "bo"), &x, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    t = norm(c, &y, "ln2w", "ln2b");
+    t = project(&t, &w1, input(c, "b1"), NULL, TFB_FN_GELU_TANH, TFB_GATE_NONE);
+    y = project(&t, &w2, input(c, "b2"), &y, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    compare_chain(c, "y", &y, 4 * x.shape[2] + w2.shape[1] + x.shape[1] + 64);
+}
+
+static const struct {
+    const char *op;
+    void (*run)(const ref_case *c);
+} operations[] = {{"act", run_act},         {"matmul", run_matmul},
+                  {"bmm", run_matmul},      {"gemm", run_gemm},
+                  {"linear", run_linear},   {"layernorm", run_norm},
+                  {"rmsnorm", run_norm},    {"softmax", run_softmax},
+                  {"rope", run_rope},       {"attention", run_attention},
+                  {"mha", run_mha},         {"kvdecode", run_mha},
+                  {"ffn_glu", run_ffn_glu}, {"block_llama", run_llama},
+                  {"block_gpt2", run_gpt2}};
+
+/* --- The cases. --- */
+#define GRADIENT  "gradients are not in this version"
+#define LATER     "the operation is not in this version"
+#define ATTENTION "tfb_attention has no such input in this version: "
+
+/* skip NULL: to be run. Of the blocks only y is: gradients are not in this version. */
+static const struct {
+    const char *name, *skip;
+} shared_cases[] = {
+    {"act_relu_sweep", NULL},
+    {"adamw_decay", LATER},
+    {"alibi_h12_c1", ATTENTION "ALiBi slopes"},
+    {"att_b1_h1_n1_d1_c1", NULL},
+    {"att_b1_h2_n129_d48_c0", NULL},
+    {"att_b1_h8_n12_d40_c1", NULL},
+    {"attbwd_11_h2_n9_m13_d8", GRADIENT},
+    {"attbwd_7_h2_n12_m12_d64", GRADIENT},
+    {"bias_4_inf", ATTENTION "bias"},
+    {"block_gpt2", NULL},
+    {"block_llama", NULL},
+    {"bmm_7_1_8_3", NULL},
+    {"cconv_k4_silu", LATER},
+    {"ckconv_kernel_1d", LATER},
+    {"conv1_causal_33", LATER},
+    {"conv2_circ_16x12", LATER},
+    {"ffn_geglu_m2_c65_h31", NULL},
+    {"gemm_2", NULL},
+    {"glubwd", GRADIENT},
+    {"gqa_chunk_h6_k2", NULL},
+    {"gqa_h9_k3_c1", NULL},
+    {"hyena_causal", LATER},
+    {"kv_one_shot", NULL},
+    {"linbwd_gelu_erf_m3_o64_i65", GRADIENT},
+    {"linbwd_relu_m1_o1_i1", GRADIENT},
+    {"linear_gelu_erf_m17_o130_i65_resid", NULL},
+    {"linear_gelu_tanh_m13_o9_i1_resid", NULL},
+    {"linear_none_m17_o130_i65_bias", NULL},
+    {"linear_none_m5_o48_i64_bias", NULL},
+    {"linear_relu_m5_o48_i64_nobias", NULL},
+    {"linear_silu_m1_o256_i96_bias", NULL},
+    {"llama2c_stories260K_bos", "run by examples/05_generate and its test"},
+    {"ln_m17_c64_offset", NULL},
+    {"ln_m2_c257_plain", NULL},
+    {"ln_m4_c1000_resid", NULL},
+    {"lnbwd_m5_c130", GRADIENT},
+    {"mamba_small", LATER},
+    {"matmul_m129_n1_k65_t11", NULL},
+    {"matmul_m4_n4_k4_t00", NULL},
+    {"mha_2_b2_n9_c32_h4", NULL},
+    {"mha_rope_half", NULL},
+    {"mhabwd", GRADIENT},
+    {"rms_m17_c64_offset", NULL},
+    {"rms_m2_c257_offset", NULL},
+    {"rms_m4_c1000_plain", NULL},
+    {"rms_m9_c130_resid", NULL},
+    {"rmsbwd_m5_c130", GRADIENT},
+    {"rope_half_2_d64_r64", NULL},
+    {"rope_inter_4_d128_r128", NULL},
+    {"scan_full", LATER},
+    {"scanbwd_small", GRADIENT},
+    {"sinks", ATTENTION "sinks"},
+    {"softmax_m3_n7", NULL},
+    {"ssd_groups", LATER},
+    {"win_chunk", NULL},
+    {"xatt_b1_h1_n1_m7_d8_v8", NULL},
+    {"xent_m5_v7", LATER},
+};
+
+/* One line of output; read is what case_read returned. */
+static void run_case(const char *prefix, const char *name, int read, ref_case *c) {
+    const int n = (int)(sizeof operations / sizeof *operations);
+    int i;
+    t_bad = 0;
+    CHECK(read == 0, "%s is malformed or incomplete", name);
+    for (i = 0; read == 0 && i < n && strcmp(c->op, operations[i].op); i++) continue;
+    CHECK(i < n, "no such operation: %s", c->op);
+    if (read == 0 && i < n) operations[i].run(c);
+    if (read == 0) case_free(c);
+    release();
+    if (t_bad) printf("FAIL %s_%s (%d checks)\n", prefix, name, t_bad);
+    else printf("ok %s_%s\n", prefix, name);
+    t_failed += t_bad != 0;
+    fflush(stdout);
+}
+
+static void run_shared(const char *name, const char *skip) {
+    static ref_case c;
+    const char *root = getenv("TFB_SHARED");
+    char dir[400], path[420];
+    FILE *f;
+    int read;
+    if (skip) {
+        printf("skip golden_%s: %s\n", name, skip);
+        return;
+    }
+    snprintf(dir, sizeof dir, "%s/data/goldens/%s", root ? root : "../shared", name);
+    snprintf(path, sizeof path, "%s/meta.txt", dir);
+    f = fopen(path, "r");
+    if (!f) {
+        printf("skip golden_%s: there is no %s\n", name, path);
+        return;
+    }
+    read = case_read(&c, f, dir);
+    fclose(f);
+    run_case("golden", name, read, &c);
+}
+
+static void run_vectors(void) {
+    static ref_case c;
+    FILE *f = fopen(VECTORS, "r");
+    int read, n = 0;
+    for (; f && (read = case_read(&c, f, "")) <= 0; n++) {
+        run_case("vector", read ? VECTORS : c.name, read, &c);
+        if (read) break;
+    }
+    if (f) fclose(f);
+    if (n == 0) printf("FAIL vectors: cannot read " VECTORS "\n");
+    t_failed += n == 0;
+}
+
+int main(void) {
+    size_t i;
+    t_ctx(&ctx, NULL);
+    run_vectors();
+    for (i = 0; i < sizeof shared_cases / sizeof *shared_cases; i++)
+        run_shared(shared_cases[i].name, shared_cases[i].skip);
+    tfb_ctx_free(&ctx);
+    FINISH();
+}

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Runs tests and adds up what they print.
+#   sh tests/tools/run.sh build/test_x "TFB_TEST_ISA=scalar build/test_x" tests/tools/y.sh
+# Tests print lines "ok name", "FAIL name .." and "skip name: reason". Only failures, with
+# what else the test printed, and skips are shown; the last line has the sums. A test that
+# crashes, hangs, prints no result or has a sanitizer's report counts as a failure.
+
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+: >"$work/sums"
+: >"$work/skips"
+limit=
+if command -v timeout >/dev/null 2>&1; then limit="timeout 900"; fi
+
+add_up='
+/^ok / { ok++; last = ", after: " $0; next }
+/^skip / { skip++; print $0 " (" name ")" >>skips; next }
+/^FAIL / { failed++ }
+/runtime error:|(Address|Leak|Thread|Memory)Sanitizer/ { report = 1 }
+{ line[++lines] = $0 }
+END {
+    if (status > 128) why = "died of signal " (status - 128)
+    else if (status == 124) why = "took too long"
+    else if (status > 1 || (status && !failed)) why = "exit status " status
+    else if (report) why = "sanitizer report"
+    else if (!ok && !failed && !skip) why = "printed no result"
+    first = lines > 40 ? lines - 40 : 1
+    for (i = first; (failed || why) && i <= lines; i++) print line[i]
+    if (why) { print "FAIL " name " (" why last ")"; failed++ }
+    print ok + 0, failed + 0, skip + 0 >>sums
+}'
+
+for test; do
+    # shellcheck disable=SC2046,SC2086 # words are meant to be split
+    {
+        $limit env $(printf '%s\n' "$test" | sed 's/[^ ]*\.sh\( \|$\)/sh &/') \
+            >"$work/out" 2>&1 </dev/null
+    } 2>/dev/null
+    status=$?
+    awk -v name="$test" -v status=$status -v sums="$work/sums" -v skips="$work/skips" \
+        "$add_up" "$work/out"
+done
+cat "$work/skips"
+awk '{ ok += $1; failed += $2; skip += $3 }
+     END { printf "%d passed, %d failed, %d skipped\n", ok, failed, skip
+           exit failed || !ok }' "$work/sums"

@@ -1,0 +1,460 @@
+/* One stored hash per public compute function: the same on every target, compiler, table
+ * and optimisation level. The inputs are integers times powers of two, so that no
+ * operand, product, sum or result is subnormal; a second run under flush-to-zero, where
+ * the CPU can, proves that. After an intended change of bits:
+ *     build/test_hash --print >hashes.new && mv hashes.new tests/unit/hashes.h */
+#include "../test.h"
+
+static const struct stored {
+    const char *name;
+    uint64_t hash;
+} stored[] = {
+#define HASH(name, hash) {#name, hash},
+#include "hashes.h"
+    {NULL, 0}};
+
+/* --- Inputs from one arena, started anew for every hash. --- */
+static double arena_data[1 << 15]; /* doubles for their alignment */
+static tfb_idx arena_used;
+
+static float *room(tfb_idx n) {
+    float *p = (float *)(void *)arena_data + arena_used;
+    arena_used += (n + 1) / 2 * 2;
+    if (arena_used > 2 * (tfb_idx)(sizeof arena_data / sizeof *arena_data)) exit(98);
+    memset((void *)p, 0, (size_t)n * sizeof *p);
+    return p;
+}
+
+/* n values of at most 512 scale: integers of 24 bits, so that sums are not exact. */
+static float *noise(tfb_idx n, uint32_t seed, float scale) {
+    float *p = room(n);
+    tfb_idx i;
+    for (i = 0; i < n; i++) {
+        uint32_t u = (uint32_t)i * 0x9E3779B1u + seed * 0x85EBCA6Bu;
+        u = (u ^ u >> 15) * 0x2C1B3C6Du;
+        p[i] = ((float)(u >> 8) - 8388608.0f) * (scale / 16384.0f);
+    }
+    return p;
+}
+
+/* --- FNV-1a (Fowler, Noll, Vo) over the bits, low byte first, every NaN the same. --- */
+static uint64_t hash_word(uint64_t h, uint32_t u) {
+    int i;
+    for (i = 0; i < 32; i += 8) h = (h ^ (u >> i & 255)) * 0x100000001B3u;
+    return h;
+}
+
+static uint64_t hash_floats(uint64_t h, const float *p, tfb_idx n) {
+    tfb_idx i;
+    for (i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, p + i, 4);
+        if ((u & 0x7FFFFFFF) > 0x7F800000) u = 0x7FC00000;
+        h = hash_word(h, u);
+    }
+    return h;
+}
+
+static uint64_t hash_tensor(tfb_ctx *ctx, tfb_status status, const tfb_tensor *y) {
+    CHECK(status == TFB_OK, "%s", ctx->message);
+    return hash_floats(0xCBF29CE484222325u, (const float *)y->data, tfb_numel(y));
+}
+
+/* --- The functions. arg is what the row of the list below says. --- */
+static uint64_t hash_copy(tfb_ctx *ctx, int dtype) {
+    tfb_tensor x = tfb_view1(noise(1021, 7, 0.01171875f), TFB_F32, 1021); /* 3 / 256 */
+    tfb_tensor y = tfb_view1(room(1021), TFB_F32, 1021), between;
+    float *p = (float *)x.data;
+    p[3] = 65520.0f; /* overflows F16, and the next ones are subnormal there */
+    p[4] = 5.9604644775390625e-8f;
+    p[5] = -9.8e-8f;
+    p[6] = -0.0f;
+    p[7] = 1.00048828125f; /* half-way between two F16, and the next but one */
+    p[8] = 1.00146484375f;
+    p[9] = 1.00390625f; /* the same for BF16 */
+    p[10] = 1.01171875f;
+    between = tfb_view1(room(1021), (tfb_dtype)dtype, 1021);
+    CHECK_OK(ctx, tfb_copy(ctx, &x, &between));
+    return hash_tensor(ctx, tfb_copy(ctx, &between, &y), &y);
+}
+
+static uint64_t hash_copy_integers(tfb_ctx *ctx, int dtype) {
+    static int32_t words[256];
+    static uint8_t bytes[256];
+    tfb_tensor x, y = tfb_view1(room(256), TFB_F32, 256);
+    int i;
+    for (i = 0; i < 256; i++) {
+        words[i] = (i - 128) * 16000057;
+        bytes[i] = (uint8_t)i;
+    }
+    x = tfb_view1(dtype == TFB_I32 ? (const void *)words : (const void *)bytes,
+                  (tfb_dtype)dtype, 256);
+    return hash_tensor(ctx, tfb_copy(ctx, &x, &y), &y);
+}
+
+static uint64_t hash_binary(tfb_ctx *ctx, int multiply) {
+    tfb_tensor a = tfb_view2(noise(700, 13, 0.0625f), TFB_F32, 20, 35);
+    tfb_tensor b = tfb_view1(noise(35, 17, 0.0009765625f), TFB_F32, 35);
+    tfb_tensor y = tfb_view2(room(700), TFB_F32, 20, 35);
+    return hash_tensor(
+        ctx, multiply ? tfb_mul(ctx, &a, &b, &y) : tfb_add(ctx, &a, &b, &y), &y);
+}
+
+static const float map_scales[TFB__FNS] = {
+    1,      1,      0.5f, 0.015625f,  0.015625f, 0.125f, 0.125f, 0.03125f,
+    0.125f, 0.125f, 0.5f, 0.0078125f, 0.125f,    0.25f,  0.25f};
+
+static uint64_t hash_map(tfb_ctx *ctx, int fn) {
+    tfb_tensor x = tfb_view1(noise(1300, 37, map_scales[fn]), TFB_F32, 1300);
+    tfb_tensor y = tfb_view1(room(1300), TFB_F32, 1300);
+    float *p = (float *)x.data;
+    tfb_idx i;
+    for (i = 1021; i < 1200 && (fn == TFB_FN_SIN || fn == TFB_FN_COS); i++)
+        p[i] = p[i] * 1048576.0f; /* past 2^17 */
+    p[1296] = -0.0f;
+    p[1297] = tfb__float_of(0x7F800000);
+    p[1298] = tfb__float_of(0xFF800000);
+    p[1299] = tfb__float_of(0x7FC00000);
+    return hash_tensor(ctx, tfb_map(ctx, (tfb_fn)fn, &x, &y), &y);
+}
+
+static uint64_t hash_embed(tfb_ctx *ctx, int dtype) {
+    static const int32_t picked[] = {3, 0, 9, 3};
+    tfb_tensor x = tfb_view2(noise(330, 11, 0.25f), TFB_F32, 10, 33);
+    tfb_tensor table = tfb_view2(room(330), (tfb_dtype)dtype, 10, 33);
+    tfb_tensor ids = tfb_view1(picked, TFB_I32, 4);
+    tfb_tensor y = tfb_view2(room(132), TFB_F32, 4, 33);
+    CHECK_OK(ctx, tfb_copy(ctx, &x, &table));
+    return hash_tensor(ctx, tfb_embed(ctx, &table, &ids, &y), &y);
+}
+
+static uint64_t hash_argmax(tfb_ctx *ctx, int arg) {
+    static int32_t best[30];
+    tfb_tensor x = tfb_view2(noise(1200, 97 + (uint32_t)arg, 1), TFB_F32, 30, 40);
+    tfb_tensor y = tfb_view1(best, TFB_I32, 30);
+    uint64_t h = 0xCBF29CE484222325u;
+    int i;
+    CHECK_OK(ctx, tfb_argmax(ctx, &x, &y));
+    for (i = 0; i < 30; i++) h = hash_word(h, (uint32_t)best[i]);
+    return h;
+}
+
+static uint64_t hash_matmul(tfb_ctx *ctx, int transposed) {
+    static const int swap[] = {0, 2, 1};
+    const tfb_idx M = 19, K = 300, N = 21;
+    tfb_tensor a = tfb_view3(noise(2 * M * K, 3, 0.001953125f), TFB_F32, 2, M, K);
+    tfb_tensor b = tfb_view3(noise(K * N, 5, 0.001953125f), TFB_F32, 1, K, N);
+    tfb_tensor y = tfb_view3(room(2 * M * N), TFB_F32, 2, M, N);
+    tfb_tensor want = tfb_view3(room(2 * M * N), TFB_F32, 2, M, N);
+    uint64_t h;
+    if (transposed) {
+        a = tfb_view3(a.data, TFB_F32, 2, K, M);
+        b = tfb_view3(b.data, TFB_F32, 1, N, K);
+        CHECK_OK(ctx, tfb_permute(ctx, &a, swap, &a));
+        CHECK_OK(ctx, tfb_permute(ctx, &b, swap, &b));
+    }
+    h = hash_tensor(ctx, tfb_matmul(ctx, &a, &b, &y), &y);
+    b.shape[0] = 2; /* the reference does not broadcast by itself */
+    b.stride[0] = 0;
+    tfb__matmul_ref(&a, &b, &want);
+    CHECK_BITS((float *)y.data, (float *)want.data, tfb_numel(&y), "matmul_ref differs");
+    return h;
+}
+
+#define PACKED 16 /* added to a gate */
+
+static uint64_t hash_linear(tfb_ctx *ctx, int arg) {
+    const tfb_idx M = 7, K = 260, N = 34;
+    const tfb_gate gate = (tfb_gate)(arg % PACKED);
+    const tfb_idx cols = gate ? N / 2 : N;
+    tfb_tensor x = tfb_view2(noise(M * K, 3, 0.00390625f), TFB_F32, M, K);
+    tfb_tensor w = tfb_view2(noise(N * K, 5, 0.0009765625f), TFB_F32, N, K);
+    tfb_tensor bias = tfb_view1(noise(N, 29, 0.001953125f), TFB_F32, N);
+    tfb_tensor residual = tfb_view2(noise(M * cols, 31, 0.0078125f), TFB_F32, M, cols);
+    tfb_tensor y = tfb_view2(room(M * cols), TFB_F32, M, cols);
+    tfb_linear_opts o;
+    tfb_tensor packed;
+    memset((void *)&o, 0, sizeof o);
+    o.bias = &bias;
+    o.residual = &residual;
+    o.alpha = 0.75f;
+    o.alpha_set = 1;
+    o.act = TFB_FN_SILU;
+    o.gate = gate;
+    if (arg >= PACKED) {
+        const size_t bytes = tfb_pack_bytes(N, K);
+        CHECK_OK(ctx, tfb_pack(ctx, &w, room((tfb_idx)(bytes / 4)), bytes, &packed));
+        w = packed;
+    }
+    return hash_tensor(ctx, tfb_linear(ctx, &x, &w, &o, &y), &y);
+}
+
+/* The bytes of a pack, four at a time in the order they would have in a file. */
+static uint64_t hash_pack(tfb_ctx *ctx, int arg) {
+    const size_t bytes = tfb_pack_bytes(21, 18);
+    tfb_tensor w = tfb_view2(noise(378, 5 + (uint32_t)arg, 0.5f), TFB_F32, 21, 18),
+               packed;
+    unsigned char *p = (unsigned char *)(void *)room((tfb_idx)(bytes / 4));
+    uint64_t h = 0xCBF29CE484222325u;
+    size_t i;
+    CHECK_OK(ctx, tfb_pack(ctx, &w, p, bytes, &packed));
+    for (i = 0; i < bytes; i++) h = (h ^ p[i]) * 0x100000001B3u;
+    return h;
+}
+
+static uint64_t hash_norm(tfb_ctx *ctx, int centre) {
+    tfb_tensor x = tfb_view2(noise(9 * 67, 37, 0.0078125f), TFB_F32, 9, 67);
+    tfb_tensor r = tfb_view2(noise(9 * 67, 41, 0.001953125f), TFB_F32, 9, 67);
+    tfb_tensor weight = tfb_view1(noise(67, 43, 0.00390625f), TFB_F32, 67);
+    tfb_tensor bias = tfb_view1(noise(67, 47, 0.0078125f), TFB_F32, 67);
+    tfb_tensor both = tfb_view2(room(2 * 9 * 67), TFB_F32, 18, 67), y, sum;
+    tfb_norm_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.weight = &weight;
+    o.bias = &bias;
+    o.residual = &r;
+    o.sum = &sum;
+    CHECK_OK(ctx, tfb_slice(ctx, &both, 0, 0, 9, &y));
+    CHECK_OK(ctx, tfb_slice(ctx, &both, 0, 9, 9, &sum));
+    return hash_tensor(
+        ctx, centre ? tfb_layernorm(ctx, &x, &o, &y) : tfb_rmsnorm(ctx, &x, &o, &y),
+        &both);
+}
+
+static uint64_t hash_softmax(tfb_ctx *ctx, int arg) {
+    tfb_tensor x =
+        tfb_view2(noise(7 * 100, 53 + (uint32_t)arg, 0.015625f), TFB_F32, 7, 100);
+    tfb_tensor y = tfb_view2(room(7 * 101), TFB_F32, 7, 100);
+    tfb_tensor lse = tfb_view1((float *)y.data + 700, TFB_F32, 7);
+    tfb_status status = tfb_softmax(ctx, &x, &y, &lse);
+    y.shape[0] = 1; /* y and lse lie side by side */
+    y.shape[1] = 707;
+    return hash_tensor(ctx, status, &y);
+}
+
+enum { INTERLEAVED = 1, COMPAT = 2, INVERSE = 4 };
+
+static uint64_t hash_rope(tfb_ctx *ctx, int flags) {
+    static const int32_t places[] = {0, 1, 5, 100, 4095, 131071, 1000003};
+    tfb_tensor x =
+        tfb_view4(noise(2 * 3 * 7 * 40, 59, 0.00390625f), TFB_F32, 2, 3, 7, 40);
+    tfb_tensor y = tfb_view4(room(2 * 3 * 7 * 40), TFB_F32, 2, 3, 7, 40);
+    tfb_tensor positions = tfb_view1(places, TFB_I32, 7);
+    tfb_rope_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.positions = &positions;
+    o.dims = 36;
+    o.interleaved = (flags & INTERLEAVED) != 0;
+    o.compat = (flags & COMPAT) != 0;
+    o.inverse = (flags & INVERSE) != 0;
+    return hash_tensor(ctx, tfb_rope(ctx, &x, &o, &y), &y);
+}
+
+/* S keys for T = 5 queries, 4 heads on 2; causal with a window if there is one. */
+static uint64_t hash_attention_of(tfb_ctx *ctx, tfb_tensor *k, tfb_tensor *v, tfb_idx T,
+                                  tfb_idx window) {
+    const tfb_idx n_y = 4 * T * v->shape[3];
+    tfb_tensor q = tfb_view4(noise(4 * T * 12, 61, 0.001953125f), TFB_F32, 1, 4, T, 12);
+    tfb_tensor y = tfb_view4(room(n_y + 4 * T), TFB_F32, 1, 4, T, v->shape[3]);
+    tfb_tensor lse = tfb_view3((float *)y.data + n_y, TFB_F32, 1, 4, T), both;
+    tfb_attention_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.lse = &lse;
+    o.causal = TFB_CAUSAL_BOTTOM_RIGHT;
+    o.window = window;
+    both = tfb_view1(y.data, TFB_F32, n_y + 4 * T);
+    return hash_tensor(ctx, tfb_attention(ctx, &q, k, v, &o, &y), &both);
+}
+
+static uint64_t hash_attention(tfb_ctx *ctx, int S) {
+    tfb_tensor k = tfb_view4(noise(2 * S * 12, 67, 0.0009765625f), TFB_F32, 1, 2, S, 12);
+    tfb_tensor v = tfb_view4(noise(2 * S * 9, 71, 0.00390625f), TFB_F32, 1, 2, S, 9);
+    return hash_attention_of(ctx, &k, &v, 5, S == 200 ? 70 : 0);
+}
+
+/* Rows appended in uneven pieces, then attention over the cache in place. */
+static uint64_t hash_kv(tfb_ctx *ctx, int S) {
+    tfb_tensor k = tfb_view4(noise(2 * S * 12, 67, 0.0009765625f), TFB_F32, 1, 2, S, 12);
+    tfb_tensor v = tfb_view4(noise(2 * S * 9, 71, 0.00390625f), TFB_F32, 1, 2, S, 9);
+    tfb_tensor key, value;
+    tfb_kv kv;
+    uint64_t h;
+    int at, n;
+    CHECK_OK(ctx, tfb_kv_init(ctx, &kv, 1));
+    for (at = 0; at < S; at += n) {
+        n = TFB__MIN(1 + at / 3, S - at);
+        CHECK_OK(ctx, tfb_slice(ctx, &k, 2, at, n, &key));
+        CHECK_OK(ctx, tfb_slice(ctx, &v, 2, at, n, &value));
+        CHECK_OK(ctx, tfb_kv_append(ctx, &kv, 0, &key, &value));
+    }
+    CHECK_OK(ctx, tfb_kv_get(ctx, &kv, 0, &key, &value));
+    h = hash_attention_of(ctx, &key, &value, 5, 0);
+    tfb_kv_free(&kv);
+    return h;
+}
+
+static const struct hashed {
+    const char *name;
+    uint64_t (*run)(tfb_ctx *ctx, int arg);
+    int arg;
+} hashed[] = {
+    {"copy_f16", hash_copy, TFB_F16},
+    {"copy_bf16", hash_copy, TFB_BF16},
+    {"copy_i32", hash_copy_integers, TFB_I32},
+    {"copy_u8", hash_copy_integers, TFB_U8},
+    {"add", hash_binary, 0},
+    {"mul", hash_binary, 1},
+#define MAP_ROW(NAME, name) {"map_" #name, hash_map, TFB_FN_##NAME},
+    TFB_FN_LIST(MAP_ROW){"embed_f32", hash_embed, TFB_F32},
+    {"embed_bf16", hash_embed, TFB_BF16},
+    {"argmax", hash_argmax, 0},
+    {"matmul", hash_matmul, 0},
+    {"matmul_transposed", hash_matmul, 1},
+    {"pack", hash_pack, 0},
+    {"linear", hash_linear, TFB_GATE_NONE},
+    {"linear_packed", hash_linear, TFB_GATE_NONE + PACKED},
+    {"linear_halves", hash_linear, TFB_GATE_HALVES},
+    {"linear_halves_packed", hash_linear, TFB_GATE_HALVES + PACKED},
+    {"linear_interleaved", hash_linear, TFB_GATE_INTERLEAVED},
+    {"linear_interleaved_packed", hash_linear, TFB_GATE_INTERLEAVED + PACKED},
+    {"rmsnorm", hash_norm, 0},
+    {"layernorm", hash_norm, 1},
+    {"softmax", hash_softmax, 0},
+    {"rope_turns", hash_rope, 0},
+    {"rope_turns_interleaved_inverse", hash_rope, INTERLEAVED | INVERSE},
+    {"rope_compat", hash_rope, COMPAT},
+    {"attention", hash_attention, 130},
+    {"attention_window", hash_attention, 200},
+    {"attention_splits", hash_attention, 1100},
+    {"attention_kv_cache", hash_kv, 130},
+};
+#define HASHED ((int)(sizeof hashed / sizeof *hashed))
+
+static const struct stored *stored_of(const char *name) {
+    int i;
+    for (i = 0; stored[i].name; i++)
+        if (strcmp(stored[i].name, name) == 0) return stored + i;
+    return NULL;
+}
+
+static uint64_t plain[HASHED]; /* what the table under test gave the first time */
+
+static uint64_t run_one(tfb_ctx *ctx, int i) {
+    arena_used = 0;
+    return hashed[i].run(ctx, hashed[i].arg);
+}
+
+static void show(const char *before, uint64_t h, const char *after) {
+    printf("%s0x%08lX%08lX%s", before, (unsigned long)(h >> 32),
+           (unsigned long)(h & 0xFFFFFFFFu), after);
+}
+
+static void print_header(tfb_ctx *ctx) {
+    int i;
+    printf(
+        "/* What test_hash must give on every target; written by test_hash --print. */\n"
+        "/* clang-format off */\n");
+    for (i = 0; i < HASHED; i++) {
+        printf("HASH(%s, ", hashed[i].name);
+        show("", run_one(ctx, i), "u)\n");
+    }
+}
+
+static void compare(tfb_ctx *ctx, int i) {
+    const struct stored *s = stored_of(hashed[i].name);
+    uint64_t h;
+    t_bad = 0;
+    t_skip_reason = NULL;
+    h = plain[i] = run_one(ctx, i);
+    CHECK(s && s->hash == h, "%s", s ? "another hash is stored" : "no hash is stored");
+    printf("%s %s %s", t_bad ? "FAIL" : "ok", tfb_isa_name(ctx), hashed[i].name);
+    show(" ", h, "\n");
+    t_failed += t_bad != 0;
+}
+
+/* --- The same again under other circumstances, per table. --- */
+static const char *isa;
+
+static void again(tfb_ctx *ctx, int i, const char *how) {
+    CHECK(run_one(ctx, i) == plain[i], "%s %s %s", isa, hashed[i].name, how);
+}
+
+/* Not one subnormal: flushing them changes nothing. */
+static void no_subnormals(void) {
+#if TFB__X86 && defined(__SSE2__)
+    const unsigned mode = _mm_getcsr();
+    tfb_ctx ctx;
+    int i;
+    tfb_ctx_init(&ctx);
+    CHECK_OK(&ctx, tfb_isa_force(&ctx, isa));
+    _mm_setcsr(mode | 0x8040);
+    for (i = 0; i < HASHED; i++) again(&ctx, i, "depends on subnormals");
+    _mm_setcsr(mode);
+    tfb_ctx_free(&ctx);
+#else
+    SKIP("no flush-to-zero mode to set here");
+#endif
+}
+
+/* Any order, any number of workers. */
+static void threads(void) {
+#ifdef TFB_PTHREADS
+    tfb_ctx ctx;
+    int i;
+    tfb_ctx_init(&ctx);
+    CHECK_OK(&ctx, tfb_isa_force(&ctx, isa));
+    for (i = 0; i < HASHED; i++) {
+        CHECK_OK(&ctx, tfb_ctx_threads(&ctx, (int)t_int(1, 5), 0));
+        again(&ctx, (int)t_int(0, HASHED - 1), "depends on threads");
+    }
+    tfb_ctx_free(&ctx);
+#else
+    SKIP("built without TFB_PTHREADS");
+#endif
+}
+
+/* Scratch that is full of numbers. */
+static void used_scratch(void) {
+    const tfb_idx n = 1 << 16;
+    float *mem = t_floats(n);
+    tfb_ctx ctx;
+    int i;
+    CHECK_OK(&ctx, tfb_ctx_init_static(&ctx, mem, (size_t)n * sizeof *mem));
+    CHECK_OK(&ctx, tfb_isa_force(&ctx, isa));
+    for (i = 0; i < HASHED; i++)
+        if (hashed[i].run != hash_kv) again(&ctx, i, "depends on what scratch held");
+    free(mem);
+}
+
+/* A stored hash that no function has any more. */
+static void nothing_stale(void) {
+    int i, j;
+    for (i = 0; stored[i].name; i++) {
+        for (j = 0; j < HASHED && strcmp(hashed[j].name, stored[i].name) != 0;) j++;
+        CHECK(j < HASHED, "%s is stored, nothing computes it", stored[i].name);
+    }
+}
+
+int main(int argc, char **argv) {
+    const char *only = getenv("TFB_TEST_ISA"), *name;
+    tfb_ctx ctx;
+    int i, table;
+    t_ctx(&ctx, NULL);
+    if (argc > 1 && strcmp(argv[1], "--print") == 0) {
+        print_header(&ctx);
+        tfb_ctx_free(&ctx);
+        return 0;
+    }
+    for (table = 0; (name = tfb_isa_list(&ctx, table, NULL)) != NULL; table++) {
+        if ((only && strcmp(only, name) != 0) || tfb_isa_force(&ctx, name) != TFB_OK)
+            continue;
+        for (i = 0; i < HASHED; i++) compare(&ctx, i);
+        isa = name;
+        RUN(no_subnormals);
+        RUN(threads);
+        RUN(used_scratch);
+    }
+    RUN(nothing_stale);
+    tfb_ctx_free(&ctx);
+    FINISH();
+}
