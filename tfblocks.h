@@ -364,7 +364,8 @@ typedef struct tfb_norm_opts {
  * tfb_layernorm: the same of s - mean(s).
  *   x, y [..., C] F32, C >= 1
  *   alias    y may be x or the residual, sum may be x or the residual, y is not sum
- *   scratch  8 C bytes per worker, and 8 C more
+ *   scratch  8 C bytes for weight and bias; 4 C a worker for each of x, y, residual, sum
+ *            whose rows have gaps
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
  *   source   Zhang & Sennrich 2019, Ba et al. 2016; reference: tfb__norm_ref */
 TFB_API tfb_status tfb_rmsnorm(tfb_ctx *ctx, const tfb_tensor *x,
@@ -376,7 +377,8 @@ TFB_API tfb_status tfb_layernorm(tfb_ctx *ctx, const tfb_tensor *x,
  *   x, y [..., C] F32   lse [...] F32 or NULL: log of the sum of exp(x), natural
  *   A row of -inf only, or of length 0, gives zeros and lse -inf; a NaN or +inf in a row
  *   makes the row NaN.
- *   alias    y may be x     scratch  8 C bytes per worker
+ *   alias    y may be x
+ *   scratch  4 C bytes a worker for each of x and y whose rows have gaps
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
  *   source   Milakov & Gimelshein 2018; reference: tfb__softmax_ref */
 TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
@@ -397,7 +399,8 @@ typedef struct tfb_rope_opts {
  *   opts.dims are copied
  *   positions below 2^24 in magnitude; angles are right to 1e-6 turns below 2^20, where
  *   plain float32 (compat) is off by up to 0.01 radian
- *   alias    y may be x     scratch  16 D bytes and 8 D per worker
+ *   alias    y may be x
+ *   scratch  4 D bytes, and 4 D a worker
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
  *   source   Su et al. 2021; ONNX RotaryEmbedding-23; reference: tfb__rope_ref */
 TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
@@ -836,13 +839,14 @@ static tfb__mark tfb__scratch_begin(tfb_ctx *ctx) {
 }
 
 /* Takes count * bytes of scratch. Failure is remembered, so that the whole call's need
- * is known by the time tfb__scratch_ready reports it. Measuring returns NULL. */
+ * is known by the time tfb__scratch_ready reports it. Measuring returns NULL, and so does
+ * taking nothing. */
 static void *tfb__take(tfb_ctx *ctx, tfb_idx count, size_t bytes) {
     size_t need = tfb__round64(tfb__size_mul((size_t)count, bytes)), at = ctx->used;
     tfb__block *b = ctx->block;
     ctx->used = tfb__size_add(at, need);
     if (ctx->used > ctx->scratch_last) ctx->scratch_last = ctx->used;
-    if (ctx->measuring || ctx->failed) return NULL;
+    if (!need || ctx->measuring || ctx->failed) return NULL;
     if (ctx->used >= (size_t)-1 / 2) {
         ctx->failed = 1;
         return NULL;
@@ -3145,17 +3149,20 @@ static void tfb__gemm_rows(const tfb__gemm *g, tfb__mm *mm, tfb_idx batch, tfb_i
 
 /* The parts of an epilogue that do not change from strip to strip. */
 static void tfb__gemm_epilogue(const tfb__gemm *g, tfb__epilogue *e, tfb_idx c0,
-                               float *biases) {
+                               int worker) {
     const int b = g->batch_dims;
     tfb_idx c;
-    for (c = 0; g->has_bias && c < e->cols; c++) {
+    if (g->has_bias) {
+        float *biases = g->biases + worker * 2 * TFB__TASK_COLS;
+        e->bias = biases;
+        e->bias_up = biases + TFB__TASK_COLS;
+        for (c = 0; c < e->cols; c++) {
         biases[c] = g->bias[tfb__gate_column(g, c0 + c, 0) * g->bias_stride];
-        if (g->gate)
-            biases[TFB__TASK_COLS + c] =
-                g->bias[tfb__gate_column(g, c0 + c, 1) * g->bias_stride];
+            if (g->gate)
+                biases[TFB__TASK_COLS + c] =
+                    g->bias[tfb__gate_column(g, c0 + c, 1) * g->bias_stride];
+        }
     }
-    if (g->has_bias) e->bias = biases;
-    e->bias_up = biases + TFB__TASK_COLS;
     e->alpha = g->alpha;
     e->act = g->act;
     e->y_rs = g->y.stride[b];
@@ -3195,7 +3202,7 @@ static void tfb__gemm_task(void *arg, tfb_idx i, int worker) {
     e.s_rs = mm[0].lds = mm[1].lds = g->panels * TFB__PANEL;
     e.s_cs = both ? 2 : 1;
     if (g->gate) e.up = both ? e.s + 1 : sums + filled + u0 % TFB__PANEL;
-    tfb__gemm_epilogue(g, &e, c0, g->biases + worker * 2 * TFB__TASK_COLS);
+    tfb__gemm_epilogue(g, &e, c0, worker);
     mm[0].k = mm[1].k = g->K;
     mm[0].s = sums;
     mm[1].s = sums + filled;
@@ -3272,8 +3279,6 @@ static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
     g->w_panels = (float *)tfb__take(
         ctx, g->packed ? 0 : workers,
         tfb__size_mul((size_t)g->K, 4 * TFB__PANEL * (size_t)g->panels));
-    if (!gathered) g->rows = NULL;
-    if (g->packed) g->w_panels = NULL;
     status = tfb__scratch_ready(ctx, fn);
     if (status == TFB_OK && !ctx->measuring)
         tfb__parallel(ctx, batches * g->tasks_m * g->tasks_n, tfb__gemm_task, g);
@@ -3594,19 +3599,35 @@ typedef struct tfb__rowwise {
     tfb_tensor x, y, r, sum; /* r, sum: data NULL if absent */
     tfb_idx n, rows, per_task;
     const float *w, *b;
-    float *lse, *scratch; /* scratch: 2 n floats a worker */
+    float *lse, *scratch;
+    tfb_idx buffers; /* rows of scratch a worker has, one per strided tensor */
     tfb_tensor lse_view;
     float eps;
     int centre, softmax;
     const tfb__kernels *isa;
 } tfb__rowwise;
 
-static float *tfb__row_in(const tfb_tensor *t, tfb_idx i, tfb_idx n, float *buffer) {
-    tfb_idx step, j;
+/* Are the elements of a row apart? An absent tensor has no rows. */
+static int tfb__row_strided(const tfb_tensor *t) {
+    return t->ndim && t->stride[t->ndim - 1] != 1;
+}
+
+/* Room for row i of t that kernels can use: the row itself, or the next n of *buffers. */
+static float *tfb__row_place(const tfb_tensor *t, tfb_idx i, tfb_idx n, float **buffers) {
+    tfb_idx step;
     float *row = (float *)(void *)tfb__row(t, i, &step);
-    if (step == 4) return row;
-    for (j = 0; j < n; j++) buffer[j] = row[j * (step / 4)];
-    return buffer;
+    if (!tfb__row_strided(t)) return row;
+    row = *buffers;
+    *buffers += n;
+    return row;
+}
+
+static float *tfb__row_in(const tfb_tensor *t, tfb_idx i, tfb_idx n, float **buffers) {
+    tfb_idx step, j;
+    const float *from = (const float *)(void *)tfb__row(t, i, &step);
+    float *row = tfb__row_place(t, i, n, buffers);
+    for (j = 0; row != from && j < n; j++) row[j] = from[j * (step / 4)];
+    return row;
 }
 
 static void tfb__row_out(const tfb_tensor *t, tfb_idx i, tfb_idx n, const float *from) {
@@ -3617,36 +3638,31 @@ static void tfb__row_out(const tfb_tensor *t, tfb_idx i, tfb_idx n, const float 
 
 static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
     const tfb__rowwise *w = (const tfb__rowwise *)arg;
-    float *buffer = w->scratch + (size_t)worker * 4 * (size_t)w->n;
     const tfb_idx end = TFB__MIN((task + 1) * w->per_task, w->rows);
-    tfb_idx i, step;
+    tfb_idx i;
     for (i = task * w->per_task; i < end; i++) {
-        const float *x = tfb__row_in(&w->x, i, w->n, buffer);
-        float *y = (float *)(void *)tfb__row(&w->y, i, &step);
-        tfb__norm t;
-        if (step != 4) y = buffer + w->n;
+        float *buffers = w->scratch ? w->scratch + worker * w->buffers * w->n : NULL;
+        const float *x = tfb__row_in(&w->x, i, w->n, &buffers);
+        float *y = tfb__row_place(&w->y, i, w->n, &buffers);
         if (w->softmax) {
-            float lse = w->isa->softmax(w->n, x, y);
+            const float lse = w->isa->softmax(w->n, x, y);
             if (w->lse) w->lse[tfb__offset(&w->lse_view, w->lse_view.ndim, i)] = lse;
-            tfb__row_out(&w->y, i, w->n, y);
-            continue;
+        } else {
+            tfb__norm t;
+            memset((void *)&t, 0, sizeof t);
+            t.n = w->n;
+            t.x = x;
+            t.y = y;
+            t.w = w->w;
+            t.b = w->b;
+            t.eps = w->eps;
+            t.centre = w->centre;
+            if (w->r.ndim) t.r = tfb__row_in(&w->r, i, w->n, &buffers);
+            if (w->sum.ndim) t.sum = tfb__row_place(&w->sum, i, w->n, &buffers);
+            w->isa->norm(&t);
+            if (w->sum.ndim) tfb__row_out(&w->sum, i, w->n, t.sum);
         }
-        memset((void *)&t, 0, sizeof t);
-        t.n = w->n;
-        t.x = x;
-        t.y = y;
-        t.w = w->w;
-        t.b = w->b;
-        t.eps = w->eps;
-        t.centre = w->centre;
-        if (w->r.ndim) t.r = tfb__row_in(&w->r, i, w->n, buffer + 2 * w->n);
-        if (w->sum.ndim) {
-            t.sum = (float *)(void *)tfb__row(&w->sum, i, &step);
-            if (step != 4) t.sum = buffer + 3 * w->n;
-        }
-        w->isa->norm(&t);
         tfb__row_out(&w->y, i, w->n, y);
-        if (w->sum.ndim) tfb__row_out(&w->sum, i, w->n, t.sum);
     }
 }
 
@@ -3657,8 +3673,10 @@ static tfb_status tfb__rowwise_run(tfb_ctx *ctx, const char *fn, tfb__rowwise *w
     float *copy;
     tfb_status status;
     tfb_idx i;
-    w->scratch =
-        (float *)tfb__take(ctx, tfb__workers(ctx) * 4, tfb__size_mul((size_t)w->n, 4));
+    w->buffers = tfb__row_strided(&w->x) + tfb__row_strided(&w->y) +
+                 tfb__row_strided(&w->r) + tfb__row_strided(&w->sum);
+    w->scratch = (float *)tfb__take(ctx, tfb__workers(ctx) * w->buffers,
+                                    tfb__size_mul((size_t)w->n, 4));
     copy = (float *)tfb__take(ctx, (weight ? 1 : 0) + (bias ? 1 : 0),
                               tfb__size_mul((size_t)w->n, 4));
     status = tfb__scratch_ready(ctx, fn);

@@ -41,12 +41,6 @@ typedef struct options {
 
 static options opt = {NULL, NULL, "build/bench.tsv", 0, -1, 1, 7, 0.02};
 
-/* What the machine can do: GF/s and GB/s. */
-typedef struct limits {
-    double fma[MAX_PEAKS], flops; /* of each set, the largest */
-    double read_l2, read_far, copy_l2, copy_far;
-} limits;
-
 static void stop(const char *what, const char *why) {
     fprintf(stderr, "bench: %s: %s\n", what, why);
     exit(1);
@@ -182,22 +176,35 @@ static const struct peak {
     {"scalar", always, peak_c, 1},
 };
 
-/* --- Limits: streams. --- */
-typedef struct stream {
+/* --- Limits: meters, which run in every race they matter to, so that ratios hold even on
+ * a machine whose speed varies. --- */
+enum { READ_L2, READ_MEMORY, COPY_L2, COPY_MEMORY, FMA, MAX_METERS = FMA + MAX_PEAKS };
+
+typedef struct meter {
+    const char *name, *isa, *unit;
     tfb_ctx *ctx;
     tfb_body_fn body;
-    size_t floats; /* of one worker */
+    size_t floats; /* one worker's part of a stream */
     float *from, *to;
-} stream;
+    double work; /* flops or bytes of all workers, in 1e9 */
+    double rate; /* as measured last; 0 if this machine lacks it */
+} meter;
+
+typedef struct limits {
+    meter m[MAX_METERS];
+} limits;
 
 #if TFB__X86
-#define OR_LOAD(n, or) c##n = or (c##n, _mm256_load_ps(p + 8 * n));
+#define OR_LOAD(n, or) c##n = or (c##n, _mm256_load_ps(p + n % 4 * part + n / 4 * 8));
 #define OR_ALL(n, or)  sum = or (sum, c##n);
 
+/* Four streams at once: one alone does not keep all of a core's requests in flight. */
 TARGET("avx2")
 static float read_avx2(const float *p, size_t n) {
     __m256 x = _mm256_setzero_ps(), CHAINS(CHAIN_BEGIN, _mm256_set1_ps) sum = x;
-    for (; n >= 96; n -= 96, p += 96) {
+    const size_t part = n / 4;
+    const float *end = p + part;
+    for (; p < end; p += 24) {
         CHAINS(OR_LOAD, _mm256_or_ps)
     }
     CHAINS(OR_ALL, _mm256_or_ps)
@@ -212,45 +219,22 @@ static float read_c(const float *p, size_t n) {
 }
 
 static void stream_read(void *arg, tfb_idx i, int worker) {
-    const stream *s = (const stream *)arg;
-    const float *p = s->from + (size_t)i * s->floats;
+    const meter *m = (const meter *)arg;
+    const float *p = m->from + (size_t)i * m->floats;
     volatile float sink;
 #if TFB__X86
-    if (has_avx2()) sink = read_avx2(p, s->floats);
+    if (has_avx2()) sink = read_avx2(p, m->floats);
     else
 #endif
-        sink = read_c(p, s->floats);
+        sink = read_c(p, m->floats);
     (void)sink, (void)worker;
 }
 
 static void stream_copy(void *arg, tfb_idx i, int worker) {
-    const stream *s = (const stream *)arg;
-    const size_t at = (size_t)i * s->floats;
-    memcpy(s->to + at, s->from + at, s->floats * sizeof(float));
+    const meter *m = (const meter *)arg;
+    const size_t at = (size_t)i * m->floats;
+    memcpy(m->to + at, m->from + at, m->floats * sizeof(float));
     (void)worker;
-}
-
-static void stream_run(void *user, int i) {
-    stream *s = (stream *)user;
-    (void)i;
-    tfb__parallel(s->ctx, opt.threads, s->body, s);
-}
-
-/* Calls a second of body, run by every worker at once. */
-static double rate(tfb_ctx *ctx, tfb_body_fn body, size_t floats, float *from,
-                   float *to) {
-    stream s;
-    contestant c;
-    memset(&c, 0, sizeof c);
-    s.ctx = ctx;
-    s.body = body;
-    s.floats = floats;
-    s.from = from;
-    s.to = to;
-    c.call = stream_run;
-    c.user = &s;
-    race(&c, 1);
-    return (double)opt.threads / c.median;
 }
 
 static size_t cache_bytes(int level) {
@@ -261,31 +245,80 @@ static size_t cache_bytes(int level) {
     return bytes > 0 ? (size_t)bytes : level == 2 ? (size_t)1 << 18 : (size_t)1 << 25;
 }
 
-static limits measure_limits(tfb_ctx *ctx) {
-    /* in floats a worker: half the second level in two pieces, four times the last one */
-    const size_t threads = (size_t)opt.threads, l2 = cache_bytes(2) / 16 / 96 * 96;
-    const size_t far = cache_bytes(3) / threads / 96 * 96;
+static void meter_call(void *user, int i) {
+    meter *m = (meter *)user;
+    (void)i;
+    tfb__parallel(m->ctx, opt.threads, m->body, m);
+}
+
+/* Streams over half the second-level cache and over four times the last level. */
+static void make_streams(limits *l) {
+    static const char *const names[] = {"read_l2", "read_memory", "copy_l2",
+                                        "copy_memory"};
+    const size_t threads = (size_t)opt.threads, far = cache_bytes(3) / threads;
     float *from = (float *)allocate(4 * far * threads);
     float *to = (float *)allocate(4 * far * threads);
-    const double l2_bytes = 4 * (double)l2, far_bytes = 4 * (double)far;
-    limits l;
-    size_t i;
-    memset(&l, 0, sizeof l);
-    for (i = 0; i < sizeof PEAKS / sizeof *PEAKS; i++) {
-        const double loop = 2.0 * FMA_LOOPS * FMA_CHAINS * PEAKS[i].lanes;
-        if (PEAKS[i].usable())
-            l.fma[i] = loop * rate(ctx, PEAKS[i].body, 0, NULL, NULL) / 1e9;
-        if (l.fma[i] > l.flops) l.flops = l.fma[i];
+    int i;
+    memset((void *)from, 1, 4 * far * threads);
+    memset((void *)to, 1, 4 * far * threads);
+    for (i = READ_L2; i < FMA; i++) {
+        meter *m = &l->m[i];
+        const int copy = i >= COPY_L2;
+        m->name = names[i];
+        m->isa = "-";
+        m->unit = "GB/s";
+        m->body = copy ? stream_copy : stream_read;
+        m->from = from;
+        m->to = to;
+        m->floats = i % 2 ? far : cache_bytes(2) / 8 / (copy ? 2 : 1);
+        m->floats = m->floats / 96 * 96;
+        m->work = (copy ? 8e-9 : 4e-9) * (double)(m->floats * threads);
     }
-    memset(from, 1, 4 * far * threads);
-    memset(to, 1, 4 * far * threads);
-    l.read_l2 = 2 * l2_bytes * rate(ctx, stream_read, 2 * l2, from, to) / 1e9;
-    l.read_far = far_bytes * rate(ctx, stream_read, far, from, to) / 1e9;
-    l.copy_l2 = 2 * l2_bytes * rate(ctx, stream_copy, l2, from, to) / 1e9;
-    l.copy_far = 2 * far_bytes * rate(ctx, stream_copy, far, from, to) / 1e9;
-    free(from);
-    free(to);
-    return l;
+}
+
+static void make_limits(limits *l, tfb_ctx *ctx) {
+    size_t i;
+    memset(l, 0, sizeof *l);
+    make_streams(l);
+    for (i = 0; i < sizeof PEAKS / sizeof *PEAKS; i++) {
+        meter *m = &l->m[FMA + i];
+        if (!PEAKS[i].usable()) continue;
+        m->name = "fma";
+        m->isa = PEAKS[i].name;
+        m->unit = "GF/s";
+        m->body = PEAKS[i].body;
+        m->work = 2e-9 * FMA_LOOPS * FMA_CHAINS * PEAKS[i].lanes * opt.threads;
+    }
+    for (i = 0; i < MAX_METERS; i++) l->m[i].ctx = ctx;
+}
+
+/* Adds the meters whose bits are set to a race; returns how many there are then. */
+static int enter_meters(limits *l, int bits, contestant *c, int n) {
+    int i;
+    for (i = 0; i < MAX_METERS; i++) {
+        if (!l->m[i].body || !(bits >> i & 1)) continue;
+        memset(&c[n], 0, sizeof c[n]);
+        c[n].call = meter_call;
+        c[n++].user = &l->m[i];
+    }
+    return n;
+}
+
+static void read_meters(const contestant *c, int n) {
+    int i;
+    for (i = 0; i < n; i++) {
+        meter *m = (meter *)c[i].user;
+        if (c[i].call == meter_call) m->rate = m->work / c[i].median;
+    }
+}
+
+static double peak(const limits *l, const char *isa) { /* NULL: the highest of all */
+    double best = 0;
+    int i;
+    for (i = FMA; i < MAX_METERS; i++)
+        if (l->m[i].rate > best && (!isa || strcmp(isa, l->m[i].isa) == 0))
+            best = l->m[i].rate;
+    return best;
 }
 
 /* --- Peers: libraries with cblas_sgemm, loaded where they are installed. --- */
@@ -614,18 +647,20 @@ static void field_check(field *f, int n) {
 }
 
 /* --- Results. --- */
-static double limit_of(const job *j, const limits *l, double work) {
-    const double bound = l->read_far * work / (double)job_bytes(j);
-    if (j->w->unit == READ) return j->copies > 1 ? l->read_far : l->read_l2;
-    if (j->w->unit == COPY) return j->copies > 1 ? l->copy_far : l->copy_l2;
-    return j->copies > 1 && bound < l->flops ? bound : l->flops;
+/* The meters that bound a job: fma for flops, and streams. */
+static int meters_of(const job *j) {
+    const int cold = j->copies > 1;
+    if (j->w->unit == READ) return 1 << (cold ? READ_MEMORY : READ_L2);
+    if (j->w->unit == COPY) return 1 << (cold ? COPY_MEMORY : COPY_L2);
+    return ((1 << MAX_PEAKS) - 1) << FMA | cold << READ_MEMORY;
 }
 
-static double own_peak(const limits *l, const char *isa) {
-    size_t i;
-    for (i = 0; i < sizeof PEAKS / sizeof *PEAKS; i++)
-        if (strcmp(PEAKS[i].name, isa) == 0) return l->fma[i];
-    return 0;
+static double limit_of(const job *j, const limits *l, double work) {
+    const double most = peak(l, NULL);
+    const double bound = l->m[READ_MEMORY].rate * work / (double)job_bytes(j);
+    if (j->w->unit == READ) return l->m[j->copies > 1 ? READ_MEMORY : READ_L2].rate;
+    if (j->w->unit == COPY) return l->m[j->copies > 1 ? COPY_MEMORY : COPY_L2].rate;
+    return j->copies > 1 && bound < most ? bound : most;
 }
 
 /* A line of results: the columns of the file, and one more for the printed table. */
@@ -704,39 +739,39 @@ static void print_result(FILE *file, const field *f, const limits *l, int table,
     set_text(&out, 8, peer_name);
     set_number(&out, 9, other);
     set_ratio(&out, 10, ours, other);
-    set_ratio(&out, 11, f->j.w->unit == FLOPS ? ours : 0, own_peak(l, f->isa[table]));
+    set_ratio(&out, 11, f->j.w->unit == FLOPS ? ours : 0, peak(l, f->isa[table]));
     print_line(file, &out);
 }
 
-static void print_limit(FILE *file, const char *name, const char *isa, const char *unit,
-                        double value) {
+static void print_meter(FILE *file, const meter *m) {
     line out;
     int i;
     for (i = 0; i < CELLS; i++) set_text(&out, i, "-");
     set_text(&out, 0, "limit");
-    set_text(&out, 1, name);
+    set_text(&out, 1, m->name);
     set_number(&out, 2, opt.threads);
-    set_text(&out, 3, isa);
-    set_text(&out, 4, unit);
-    set_number(&out, 6, value);
+    set_text(&out, 3, m->isa);
+    set_text(&out, 4, m->unit);
+    set_number(&out, 6, m->rate);
     print_line(file, &out);
 }
 
-static void print_limits(FILE *file, const limits *l) {
-    size_t i;
-    for (i = 0; i < sizeof PEAKS / sizeof *PEAKS; i++)
-        if (l->fma[i] > 0) print_limit(file, "fma", PEAKS[i].name, "GF/s", l->fma[i]);
-    print_limit(file, "read_l2", "-", "GB/s", l->read_l2);
-    print_limit(file, "read_memory", "-", "GB/s", l->read_far);
-    print_limit(file, "copy_l2", "-", "GB/s", l->copy_l2);
-    print_limit(file, "copy_memory", "-", "GB/s", l->copy_far);
+/* A first measurement of all limits; also fills in those that some rows need alone. */
+static void print_limits(FILE *file, limits *l) {
+    contestant c[MAX_METERS];
+    const int n = enter_meters(l, -1, c, 0);
+    int i;
+    race(c, n);
+    read_meters(c, n);
+    for (i = FMA; i < MAX_METERS; i++)
+        if (l->m[i].rate > 0) print_meter(file, &l->m[i]);
+    for (i = READ_L2; i < FMA; i++) print_meter(file, &l->m[i]);
 }
 
 /* Everybody works on one workload at one shape: a line for each of our tables. */
-static void run(field *f, const limits *l, const workload *w, const struct row *r,
-                FILE *file) {
-    contestant c[2 * MAX_CONTESTANTS];
-    int i, k, n;
+static void run(field *f, limits *l, const workload *w, const struct row *r, FILE *file) {
+    contestant c[2 * MAX_CONTESTANTS + MAX_METERS];
+    int i, k, n, all;
     job_make(&f->j, w, r);
     n = f->tables + (w->peer ? f->n_peers : 0);
     memset(c, 0, sizeof c);
@@ -747,7 +782,9 @@ static void run(field *f, const limits *l, const workload *w, const struct row *
         c[i].i = i;
     }
     field_check(f, n);
-    race(c, n);
+    all = enter_meters(l, meters_of(&f->j), c, n);
+    race(c, all);
+    read_meters(c + n, all - n);
     for (i = 0; i < f->tables; i++) {
         for (k = f->tables; k < n; k++)
             print_result(file, f, l, i, f->peers[k - f->tables].name, &c[i], &c[k]);
@@ -853,13 +890,15 @@ int main(int argc, char **argv) {
     find_tables(&f, &ctx);
     for (i = 0; i < sizeof PEERS / sizeof *PEERS; i++)
         f.n_peers += peer_open(&PEERS[i], &f.peers[f.n_peers]);
-    l = measure_limits(&ctx);
+    make_limits(&l, &ctx);
     print_head(file);
     print_limits(file, &l);
     for (w = 0; w < workloads; w++)
         for (r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
             if (wanted(w, &ROWS[r])) run(&f, &l, &WORKLOADS[w], &ROWS[r], file);
     fclose(file);
+    free(l.m[0].from);
+    free(l.m[0].to);
     tfb_ctx_free(&ctx);
     return 0;
 }

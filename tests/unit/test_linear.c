@@ -712,11 +712,9 @@ static void slices_of_one_buffer(void) {
     Y = tfb_view2(mem, TFB_F32, 8, 5);
     Y.stride[0] = 40;
     CHECK_FAILS(&ctx, TFB_ERR_ALIAS, "y overlaps x", tfb_linear(&ctx, &x, &W, NULL, &Y));
+    CHECK_BITS(mem, copy, 9 * 40, "refused column slices");
     x.data = mem + 28;
     CHECK_OK(&ctx, tfb_linear(&ctx, &x, &W, NULL, &Y)); /* just fits before it */
-    memcpy(mem, copy, 9 * 40 * sizeof(float));
-    CHECK_FAILS(&ctx, TFB_ERR_ALIAS, "y overlaps x", tfb_linear(&ctx, &x, &W, NULL, &y));
-    CHECK_BITS(mem, copy, 9 * 40, "refused column slices");
     free(mem), free(copy);
     tfb_ctx_free(&ctx);
 }

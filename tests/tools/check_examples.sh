@@ -1,0 +1,41 @@
+#!/bin/sh
+# Every teaching example: one plain cc line, the expected output, at most 60 lines; and
+# the README's program, pasted into an empty folder.
+cd "$(dirname "$0")/../.." || exit 1
+dir=$PWD/build/check_examples
+mkdir -p "$dir"
+
+report() { # report NAME STATUS
+    if [ "$2" = 0 ]; then echo "ok $1"; else echo "FAIL $1"; fi
+}
+
+for cc in gcc clang-14 tcc; do
+    if ! command -v $cc >/dev/null 2>&1; then
+        echo "skip examples_$cc: $cc is not installed"
+        continue
+    fi
+    for example in examples/0[1-4]_*; do
+        name=$(basename "$example")
+        (cd "$example" && $cc -O2 main.c -o "$dir/$name") &&
+            "$dir/$name" >"$dir/$name.txt" &&
+            cmp -s "$dir/$name.txt" "$example/expected.txt"
+        report "${name}_$cc" $?
+    done
+done
+for example in examples/0[1-4]_*; do
+    [ "$(wc -l <"$example/main.c")" -le 60 ]
+    report "$(basename "$example")_at_most_60_lines" $?
+done
+
+rm -rf "$dir/empty"
+mkdir "$dir/empty"
+cp tfblocks.h "$dir/empty"
+awk '/^```c$/ { on = 1; next } /^```$/ { on = 0 } on' README.md >"$dir/empty/prog.c"
+(cd "$dir/empty" && gcc -O2 -Wall -Wextra -Werror prog.c -o prog && ./prog >out.txt) &&
+    [ "$(tr '\n' ' ' <"$dir/empty/out.txt")" = "4 5 10 11 " ]
+report readme_program $?
+sed -n 's/^ \* \{3\}//p' tfblocks.h | awk '/^#define TFBLOCKS_IMPLEMENTATION/ { on = 1 }
+    on { sub(/ +in exactly one file.*/, ""); print } /^}/ { if (on) exit }' \
+    >"$dir/empty/head.c"
+cmp -s "$dir/empty/head.c" "$dir/empty/prog.c"
+report header_program_is_the_readme_program $?
