@@ -3157,7 +3157,7 @@ static void tfb__gemm_epilogue(const tfb__gemm *g, tfb__epilogue *e, tfb_idx c0,
         e->bias = biases;
         e->bias_up = biases + TFB__TASK_COLS;
         for (c = 0; c < e->cols; c++) {
-        biases[c] = g->bias[tfb__gate_column(g, c0 + c, 0) * g->bias_stride];
+            biases[c] = g->bias[tfb__gate_column(g, c0 + c, 0) * g->bias_stride];
             if (g->gate)
                 biases[TFB__TASK_COLS + c] =
                     g->bias[tfb__gate_column(g, c0 + c, 1) * g->bias_stride];
