@@ -3256,6 +3256,7 @@ static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
         memset((void *)g->a.stride, 0, sizeof g->a.stride);
         memset((void *)g->w.stride, 0, sizeof g->w.stride);
         g->a.data = g->w.data = (void *)(uintptr_t)tfb__iota;
+        g->packed = 1;
     }
     tfb__gemm_merge(g);
     for (i = 0; i < g->batch_dims; i++) batches *= g->y.shape[i];
@@ -3351,8 +3352,12 @@ static tfb_status tfb__pack_check(tfb_ctx *ctx, const char *fn, const void *mem,
                                   tfb_idx *n, tfb_idx *k) {
     const unsigned char *p = (const unsigned char *)mem;
     uint64_t rows, columns;
+    int i;
     TFB__REQUIRE(memcmp(p, TFB__PACK_MAGIC, 8) == 0, ctx, TFB_ERR_FORMAT,
                  "%s: the bytes do not begin as a pack", fn);
+    for (i = 32; i < TFB__PACK_HEADER; i++)
+        TFB__REQUIRE(p[i] == 0, ctx, TFB_ERR_FORMAT, "%s: byte %d of the pack is not 0",
+                     fn, (tfb_idx)i);
     TFB__REQUIRE(tfb__get_u64(p + 8) == ((uint64_t)TFB_F32 << 32 | TFB__PACK_VERSION),
                  ctx, TFB_ERR_FORMAT, "%s: a pack of another version or dtype", fn);
     rows = tfb__get_u64(p + 16);
