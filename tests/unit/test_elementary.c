@@ -583,13 +583,16 @@ static float scaled(int exponent) {
     return (float)ldexp(t_rand() & 8 ? m : -m, exponent - 23);
 }
 
-/* A sum that lies on, just above or just below the middle between two floats. */
+/* A sum at the middle between two floats, or off it by less than a double can tell:
+ * (1 + i 2^-23) (1 - i 2^-23) is 1 - i^2 2^-46. Now and then c is subnormal. */
 static void fma_halfway(float *a, float *b, float *c) {
-    const int e = (int)t_int(-125, 100), i = (int)t_int(0, 2000) * (int)t_int(0, 1);
-    const float tiny = (float)i / 4096.0f / 4096.0f;
-    *c = scaled(e);
-    *a = (1 + tiny * (t_rand() & 8 ? 1.0f : -1.0f));
-    *b = (float)ldexp(t_rand() & 16 ? 1 : -1, e - 24 + (int)t_int(-1, 1));
+    const int tiny = t_int(0, 3) == 0, i = (int)t_int(0, 300);
+    const int e = tiny ? -126 : (int)t_int(-120, 100), k = (int)t_int(-20, 20) - e / 2;
+    const double x = ldexp(i, -23), half = ldexp(1, e - 24 + (int)t_int(-1, 1) * !tiny);
+    *c = tiny ? float_of(t_rand() >> 6) : scaled(e);
+    if (t_int(0, 1)) *c = -*c;
+    *a = (float)ldexp(t_rand() & 8 ? 1 + x : -1 - x, -k);
+    *b = (float)ldexp((1 - x) * half, k);
 }
 
 /* c cancels the product up to its own rounding. */
