@@ -1408,6 +1408,32 @@ static void pack_refuses(void) {
     tfb_ctx_free(&ctx);
 }
 
+/* TFB_LINEAR_SCRATCH bounds what is measured, for every gate, plain and packed. */
+static void scratch_is_bounded(void) {
+    static const tfb_idx extents[] = {1, 16, 70, 400};
+    tfb_ctx ctx;
+    size_t i;
+    CHECK_OK(&ctx, tfb_ctx_init_measure(&ctx));
+    ctx.workers = 3;
+    for (i = 0; i < 4 * 4 * 4 * 6; i++) {
+        const tfb_idx M = extents[i % 4], N = 2 * extents[i / 4 % 4],
+                      K = extents[i / 16 % 4];
+        const int packed = (int)(i / 64 % 2), gate = (int)(i / 128);
+        const tfb_idx cols = gate ? N / 2 : N;
+        const size_t bound = TFB_LINEAR_SCRATCH(packed ? 0 : K, 3);
+        tfb_tensor x = tfb_view2(NULL, TFB_F32, M, K), b = tfb_view1(NULL, TFB_F32, N);
+        tfb_tensor w = tfb_view2(NULL, packed ? TFB_PACKED_F32 : TFB_F32, N, K);
+        tfb_tensor y = tfb_view2(NULL, TFB_F32, M, cols);
+        tfb_linear_opts o = TFB_INIT;
+        o.gate = (tfb_gate)gate;
+        o.bias = &b;
+        if (!packed) x.stride[0] = 1, x.stride[1] = M; /* gathered */
+        CHECK_OK(&ctx, tfb_linear(&ctx, &x, &w, &o, &y));
+        CHECK(ctx.scratch_last <= bound, "M %ld N %ld K %ld: %ld above %ld", (long)M,
+              (long)N, (long)K, (long)ctx.scratch_last, (long)bound);
+    }
+}
+
 int main(void) {
     RUN(matmul_random);
     RUN(every_size);
@@ -1441,5 +1467,6 @@ int main(void) {
     RUN(linear_refuses);
     RUN(measuring_refuses);
     RUN(pack_refuses);
+    RUN(scratch_is_bounded);
     FINISH();
 }
