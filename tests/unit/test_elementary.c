@@ -1,7 +1,7 @@
 /* test_elementary.c - ELEMENTARY FUNCTIONS: tfb_map against libm in double; tables
  * against each other by bits, special values, strides; the software fma and square root.
  *   test_elementary           a dense sample of all float32 values
- *   test_elementary all [fn]  every float32 value; half an hour, or one function only */
+ *   test_elementary all [fn]  every float32 value; hours; one function, some minutes */
 #include "../test.h"
 #include <math.h>
 
