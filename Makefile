@@ -8,7 +8,7 @@ SANE    = -std=c99 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
           tests/golden/test_*.c))))
-DEPS    = tfblocks.h tests/test.h examples/05_generate/main.c
+DEPS    = tfblocks.h tests/test.h $(wildcard tests/unit/*.h) examples/05_generate/main.c
 SCRIPTS = $(sort $(wildcard tests/tools/check_*.sh)) tests/tools/faults.sh \
           tests/compile/run.sh
 EXAMPLES = $(sort $(notdir $(patsubst %/main.c,%,$(wildcard examples/*/main.c))))
@@ -35,10 +35,10 @@ quick: $(TESTS:%=build/cc/%) ## the unit tests alone, on the best table
 
 build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
 
-bench: build/bench ## time ours against the peers that are installed; BENCH= options
+bench: build/bench ## time ours against installed peers; BENCH=--sweep: over many sizes
 	@build/bench $(BENCH)
 
-bench-plot: ## draw build/bench.tsv as build/bench.svg
+bench-plot: ## draw build/bench.tsv and build/sweep.tsv, those that are there, as .svg
 	@python3 tests/bench/plot.py
 
 format: ## run clang-format over all sources

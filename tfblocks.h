@@ -1,4 +1,4 @@
-/* tfblocks.h 0.1.0 - transformer building blocks for any C program, in one file.
+/* tfblocks.h 0.2.0 - transformer building blocks for any C program, in one file.
  *
  * Tensors, matmul, fused linear layers, norms, rope, chunked attention and KV caches, on
  * the fastest instruction set the machine has, picked at run time. Nothing beyond libc is
@@ -27,7 +27,7 @@
  *   [5] BASICS                   messages, scratch, threads, checks, views
  *   [6] ISA LIST                 kernel table, which instruction sets there are
  *   [7] ISA PASSES               this file includes itself once per instruction set
- *   [8] VECTOR OPS               some thirty operations, the same names for each
+ *   [8] VECTOR OPS               some forty operations, the same names for each
  *   [9] ELEMENTARY FUNCTIONS     exp, log, tanh, erf, sin, .. in those operations
  *   [10] KERNELS                 one source, compiled once per instruction set
  *   [11] DISPATCH                choose once; say what was skipped and why
@@ -46,6 +46,9 @@
  *   TFB_SCALAR               no vector code at all
  *   TFB_SOFT_FMA             fma in double arithmetic even where there is an instruction
  *   TFB_PTHREADS             tfb_ctx_threads and its pool; needs pthreads
+ *   TFB_USE_CBLAS            large float32 products go to cblas_sgemm of the library you
+ *                            link; their bits are then its own. TFB_CBLAS_HEADER names
+ *                            its header if that is not <cblas.h>
  *   TFB_NO_MESSAGES          ctx.message stays empty; saves flash
  *   TFB_NO_STDLIB            no malloc family: set ctx.alloc or use a static context
  *
@@ -55,7 +58,8 @@
  *            Attention runs over tiles of 64 keys and splits of 1024, counted from the
  *            first key of the sequence. Elementary functions are our own. fma, division
  *            and square root are the IEEE ones; the rounding mode is never touched.
- *            Outside: builds with -ffast-math or x87 arithmetic; tfb_build_info tells.
+ *            Outside: builds with -ffast-math or x87 arithmetic, large products under
+ *            TFB_USE_CBLAS; tfb_build_info tells.
  *   Threads  One context per thread. Tensors, packs and caches that are only read may be
  *            shared. The library starts no thread unless tfb_ctx_threads is called.
  *   Alias    Outputs overlap no input unless a function says so; inputs may overlap.
@@ -77,7 +81,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TFB_VERSION       "0.1.0"
+#define TFB_VERSION       "0.2.0"
 #define TFB_MAX_DIMS      6
 #define TFB_MESSAGE_BYTES 192
 
@@ -129,14 +133,16 @@ typedef ptrdiff_t tfb_idx; /* every size, index and stride */
 #define TFB__STATUS_ENUM(name, value, text) name = value,
 typedef enum tfb_status { TFB_STATUS_LIST(TFB__STATUS_ENUM) } tfb_status;
 
-/* TFB_PACKED_F32 marks a weight made by tfb_pack: its data is the pack, its strides 0. */
+/* TFB_PACKED_.. marks a weight made by tfb_pack: its data is the pack, its strides 0. */
 #define TFB_DTYPE_LIST(X)                                                                \
     X(TFB_F32, 4, "F32")                                                                 \
     X(TFB_F16, 2, "F16")                                                                 \
     X(TFB_BF16, 2, "BF16")                                                               \
     X(TFB_I32, 4, "I32")                                                                 \
     X(TFB_U8, 1, "U8")                                                                   \
-    X(TFB_PACKED_F32, 1, "PACKED_F32")
+    X(TFB_PACKED_F32, 1, "PACKED_F32")                                                   \
+    X(TFB_PACKED_F16, 1, "PACKED_F16")                                                   \
+    X(TFB_PACKED_BF16, 1, "PACKED_BF16")
 
 #define TFB__DTYPE_ENUM(name, bytes, text) name,
 typedef enum tfb_dtype { TFB_DTYPE_LIST(TFB__DTYPE_ENUM) TFB__DTYPES } tfb_dtype;
@@ -206,7 +212,8 @@ TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin);
  * tfb_isa_force: use the table of that name.
  *   errors   ARG for an unknown name, UNSUPPORTED if the CPU or the build lacks it
  * tfb_build_info: OK if results of this build obey the numeric contract; UNSUPPORTED if
- *   compiler flags (-ffast-math, x87 arithmetic) broke it. ctx.message says which. */
+ *   compiler flags (-ffast-math, x87 arithmetic) or TFB_USE_CBLAS broke it. ctx.message
+ *   says which. */
 TFB_API const char *tfb_isa_name(const tfb_ctx *ctx);
 TFB_API const char *tfb_isa_list(const tfb_ctx *ctx, int i, const char **why);
 TFB_API tfb_status tfb_isa_force(tfb_ctx *ctx, const char *name);
@@ -301,10 +308,10 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y);
  *   a [..., M, K]  b [..., K, N]  y [..., M, N]   F32, any strides: transposes are views
  *   made by tfb_permute; batch extents of 1, or missing ones, repeat
  *   alias    y overlaps neither a nor b
- *   scratch  <= TFB_LINEAR_SCRATCH(K, workers)
+ *   scratch  <= TFB_LINEAR_SCRATCH(M, N, K, workers); 0 for small contiguous a and b
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
  *   cost     2 M N K flops
- *   source   Goto & van de Geijn 2008; reference: tfb__gemm_ref */
+ *   source   Goto & van de Geijn 2008; reference: tfb__matmul_ref */
 TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
                               tfb_tensor *y);
 
@@ -322,30 +329,35 @@ typedef struct tfb_linear_opts {
 
 /* tfb_linear: y = act(alpha x W^T + bias) + residual; nothing in between is stored.
  *   x [..., K]  W [N, K] plain or packed  y [..., N], or [..., N / 2] when gated
- *   dtypes   all F32
+ *   dtypes   W: F32, F16, BF16, with the bits of converting it to F32 first; all else F32
  *   alias    y may be the residual; otherwise it overlaps nothing
- *   scratch  <= TFB_LINEAR_SCRATCH(K, workers); K counts as 0 if W is packed and x's
- *            rows are contiguous
+ *   scratch  <= TFB_LINEAR_SCRATCH(M, N, K, workers); 0 if W is a pack of F32, x's rows
+ *            are contiguous and there are no bias, gate, residual or activation but RELU
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
  *   cost     2 M N K flops
- *   source   Goto & van de Geijn 2008; reference: tfb__gemm_ref */
+ *   source   Goto & van de Geijn 2008; reference: tfb__linear_ref */
 TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
                               const tfb_linear_opts *opts, tfb_tensor *y);
 
-/* A bound of the scratch of tfb_matmul and tfb_linear in bytes, for static arrays. */
-#define TFB_LINEAR_SCRATCH(K, workers)                                                   \
-    (64u + (size_t)(workers) * (28160u + 768u * (size_t)(K)))
+/* A bound of the scratch of tfb_matmul and tfb_linear in bytes, for static arrays: sums
+ * and rows of 192, panels of a task. N is the number of rows of W. */
+#define TFB_LINEAR_SCRATCH(M, N, K, workers)                                             \
+    ((size_t)(workers) *                                                                 \
+     (4 * TFB__LESS(M, 192) * (TFB__LESS(N, 162) + 62 + TFB__LESS(K, 256)) +             \
+      4 * (TFB__LESS(N, 162) + 62) * (1 + (size_t)(K) + 16) + 256))
+#define TFB__LESS(a, b) ((size_t)(a) < (b) ? (size_t)(a) : (size_t)(b))
 
 /* Packed weights: one layout on every target (panels [ceil(N/16)][K][16], zero-padded,
  * little-endian, behind a 64-byte header), so a pack may be a file or a const array.
- * tfb_pack_bytes: the exact size for W [N, K]; 0 if N or K is negative or it overflows.
- * tfb_pack: writes the pack of W [N, K] F32 (any strides) into mem and makes *packed a
- *   view of it, which must not outlive mem.
+ * tfb_pack_bytes: the exact size for W [N, K] of F32, F16 or BF16; 0 for another dtype,
+ *   if N or K is negative or it overflows.
+ * tfb_pack: writes the pack of W [N, K] (any strides) in its own dtype into mem and makes
+ *   *packed a view of it, which must not outlive mem.
  * tfb_pack_open: makes *packed a view of bytes written earlier by tfb_pack.
  *   mem      aligned to 4 (64 is fastest)
  *   errors   ARG, SHAPE, DTYPE, RANGE (mem_bytes too small), ALIAS;
  *            FORMAT from tfb_pack_open if the header or the size is not right */
-TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k);
+TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k, tfb_dtype dtype);
 TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
                             size_t mem_bytes, tfb_tensor *packed);
 TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes,
@@ -529,6 +541,12 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
 #define TFB__X86 0
 #endif
 
+#if TFB__GNU && !defined(TFB_SCALAR) && defined(__AARCH64EL__)
+#define TFB__NEON 1
+#else
+#define TFB__NEON 0
+#endif
+
 #if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__)
 #define TFB__BIG_ENDIAN (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)
 #else
@@ -539,22 +557,18 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
 #define TFB__UNUSED           __attribute__((unused))
 #define TFB__INLINE           static inline __attribute__((always_inline, unused))
 #define TFB__NOINLINE         __attribute__((noinline, unused))
+#define TFB__PREFETCH(p)      __builtin_prefetch(p)
+#define TFB__PREFETCH_L2(p)   __builtin_prefetch(p, 0, 2)
 #define TFB__ATOMIC_GET(p)    __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define TFB__ATOMIC_SET(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
 #else
 #define TFB__UNUSED
 #define TFB__INLINE static
 #define TFB__NOINLINE
+#define TFB__PREFETCH(p)      ((void)(p))
+#define TFB__PREFETCH_L2(p)   ((void)(p))
 #define TFB__ATOMIC_GET(p)    (*(p))
 #define TFB__ATOMIC_SET(p, v) (*(p) = (v))
-#endif
-
-#if TFB__GNU && !defined(__clang__)
-#define TFB__UNROLL4 _Pragma("GCC unroll 4")
-#elif TFB__GNU
-#define TFB__UNROLL4 _Pragma("unroll 4")
-#else
-#define TFB__UNROLL4
 #endif
 
 /* Re-inclusion is by name: __FILE__ fails with relative include paths. */
@@ -563,6 +577,7 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
 #endif
 
 #include <float.h>
+#include <limits.h>
 #include <string.h>
 #ifndef TFB_NO_STDLIB
 #include <stdlib.h>
@@ -570,9 +585,18 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
 #ifdef TFB_PTHREADS
 #include <pthread.h>
 #endif
+#ifdef TFB_USE_CBLAS
+#ifndef TFB_CBLAS_HEADER
+#define TFB_CBLAS_HEADER <cblas.h>
+#endif
+#include TFB_CBLAS_HEADER
+#endif
 #if TFB__X86
 #include <immintrin.h> /* outside every target region and outside extern "C" */
 #include <cpuid.h>
+#endif
+#if TFB__NEON
+#include <arm_neon.h>
 #endif
 
 /* No contraction anywhere: a fused operation is one that the source names. */
@@ -952,9 +976,10 @@ static void *tfb__pool_main(void *arg) {
         while (p->round == seen && !p->stop) pthread_cond_wait(&p->wake, &p->lock);
         seen = p->round;
         if (p->next < p->n) {
-            p->busy++;
+            TFB__ATOMIC_SET(&p->busy, p->busy + 1);
             tfb__pool_work(p, worker);
-            if (--p->busy == 0) pthread_cond_signal(&p->done);
+            TFB__ATOMIC_SET(&p->busy, p->busy - 1);
+            if (p->busy == 0) pthread_cond_signal(&p->done);
         }
     }
     pthread_mutex_unlock(&p->lock);
@@ -975,11 +1000,17 @@ static void tfb__pool_run(void *user, tfb_idx n, tfb_body_fn body, void *arg) {
     p->arg = arg;
     p->next = 0;
     p->n = n;
-    p->busy = 1;
+    TFB__ATOMIC_SET(&p->busy, 1);
     TFB__ATOMIC_SET(&p->round, p->round + 1);
     pthread_cond_broadcast(&p->wake);
     tfb__pool_work(p, 0);
-    p->busy--;
+    TFB__ATOMIC_SET(&p->busy, p->busy - 1);
+    if (p->busy) { /* sleeping costs more than the others' last pieces, mostly */
+        int i = p->spin;
+        pthread_mutex_unlock(&p->lock);
+        while (i > 0 && TFB__ATOMIC_GET(&p->busy)) i--;
+        pthread_mutex_lock(&p->lock);
+    }
     while (p->busy) pthread_cond_wait(&p->done, &p->lock);
     pthread_mutex_unlock(&p->lock);
 }
@@ -1065,7 +1096,9 @@ static void tfb__parallel(tfb_ctx *ctx, tfb_idx n, tfb_body_fn body, void *arg) 
 /* --- Tensors. --- */
 #define TFB__MASK(dtype) (1 << (int)(dtype))
 #define TFB__FLOATS      (TFB__MASK(TFB_F32) | TFB__MASK(TFB_F16) | TFB__MASK(TFB_BF16))
-#define TFB__ANY_DTYPE   (TFB__FLOATS | TFB__MASK(TFB_I32) | TFB__MASK(TFB_U8))
+#define TFB__PACKS                                                                       \
+    (TFB__MASK(TFB_PACKED_F32) | TFB__MASK(TFB_PACKED_F16) | TFB__MASK(TFB_PACKED_BF16))
+#define TFB__ANY_DTYPE (TFB__FLOATS | TFB__MASK(TFB_I32) | TFB__MASK(TFB_U8))
 
 TFB_API size_t tfb_dtype_size(tfb_dtype dtype) {
     switch (dtype) {
@@ -1426,7 +1459,7 @@ TFB_API tfb_status tfb_tensor_new(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, 
     TFB__ENTER(ctx);
     TFB__REQUIRE(t && (shape || !ndim), ctx, TFB_ERR_ARG, "tfb_tensor_new: %s is NULL",
                  t ? "shape" : "t");
-    TFB__REQUIRE(bytes && dtype != TFB_PACKED_F32, ctx, TFB_ERR_DTYPE,
+    TFB__REQUIRE(bytes && !(TFB__PACKS & TFB__MASK(dtype)), ctx, TFB_ERR_DTYPE,
                  "tfb_tensor_new: dtype is %d", (tfb_idx)dtype);
     TFB__REQUIRE(ndim >= 0 && ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE,
                  "tfb_tensor_new: ndim is %d", (tfb_idx)ndim);
@@ -1456,21 +1489,39 @@ TFB_API void tfb_tensor_free(tfb_ctx *ctx, tfb_tensor *t) {
 /* What a kernel is given, the table of kernels, which tables there are, what they need.
  * To add an instruction set: a row here, a pass in [7], a block of vector ops in [8]. */
 
-/* s[rows][16 * panels] = A B by CONTRACT's matmul rule. Panel p of B has its row k at
- * b + p * bps + k * 16. With carry (k <= TFB__BLOCK) the chains start from s * carry. */
+/* Where panels are filled from: lane i of step k is x[i * lane_stride + k * k_stride], in
+ * elements of dtype: F32, F16 or BF16. */
+typedef struct tfb__source {
+    const void *x;
+    tfb_idx lane_stride, k_stride;
+    tfb_dtype dtype;
+    int little; /* x is little-endian whatever this machine is: it is a pack */
+} tfb__source;
+
+/* s[rows][cols] = A B by CONTRACT's matmul rule. Panel p of B has its step k at
+ * b + p * bps + k * bks. With carry (k <= TFB__BLOCK) the chains start from s * carry;
+ * add says that s holds earlier blocks. The last call of a product leaves in y, which may
+ * be s, the sums times alpha + bias, relu of that if asked for, + r.
+ * With a source, panels are filled TFB__STAGE steps at a time just before the first rows
+ * need them, panel p from source.x + p * source_step; with reuse (rows <= TFB__SKINNY)
+ * every stage goes to the place of the first. */
 typedef struct tfb__mm {
-    tfb_idx rows, panels, k, lda, bps, lds;
-    const float *a, *b, *carry;
-    float *s;
+    tfb_idx rows, cols, k, lda, bps, bks, lds, ldr, ldy, source_step;
+    const float *a, *carry, *bias, *r;
+    float *b, *s, *y;
+    float alpha;
+    int add, last, relu, staged, reuse;
+    tfb__source source;
 } tfb__mm;
 
-/* y = act(alpha s + bias) [* (alpha up + bias_up)] [+ r]; s steps by s_cs along a row. */
+/* y = act(s) [* up] [+ r]; s is used up. Interleaved: gate and up are in s by turns. */
 typedef struct tfb__epilogue {
-    tfb_idx rows, cols, s_rs, s_cs, r_rs, r_cs, y_rs, y_cs;
-    const float *s, *up, *bias, *bias_up, *r;
+    tfb_idx rows, cols, s_rs, r_rs, r_cs, y_rs, y_cs;
+    float *s;
+    const float *up, *r;
     float *y;
-    float alpha;
     tfb_fn act;
+    int interleaved;
 } tfb__epilogue;
 
 /* One row of a norm: y = (s - mean) / sqrt(mean square + eps) * w + b, s = x [+ r]. */
@@ -1505,8 +1556,12 @@ typedef struct tfb__kernels {
     int (*probe)(float a, float b, float c); /* 0 if flags changed the arithmetic */
     void (*mm)(const tfb__mm *t);
     void (*epilogue)(const tfb__epilogue *e);
-    void (*pack)(tfb_idx k, tfb_idx lane0, tfb_idx n, const float *x, tfb_idx lane_stride,
-                 tfb_idx k_stride, float *panel);
+    /* panel[j * 16 + i] for i < width, j < k: the source's lane i, +0 where i >= n */
+    void (*pack)(const tfb__source *from, tfb_idx k, tfb_idx n, tfb_idx width,
+                 float *panel);
+    /* to[i * k + j] = x[i * rs + j * ks] for i < rows, j < k */
+    void (*collect)(tfb_idx rows, tfb_idx k, const float *x, tfb_idx rs, tfb_idx ks,
+                    float *to);
     void (*map)(tfb_fn fn, tfb_idx n, const float *x, float *y);
     void (*norm)(const tfb__norm *t);
     float (*softmax)(tfb_idx n, const float *x, float *y); /* returns lse */
@@ -1524,14 +1579,30 @@ typedef struct tfb__kernels {
 #define TFB__KS    1024 /* keys of a split */
 #define TFB__ROWS  64   /* query rows an attention block holds at most */
 
-#define TFB__CPU_AVX2 1u
+#define TFB__SKINNY    8  /* rows of A up to which nothing is gained by keeping panels */
+#define TFB__TILE_MOST 24 /* vectors of a tile at most */
+#define TFB__FETCH     1536 /* floats by which reads of panels are announced: 6 KB */
+#define TFB__HALF_ROWS 4    /* of a tile that reads 16-bit panels */
+#define TFB__STAGE     16   /* k packed at a time while the first rows are computed */
+#define TFB__TASK_COLS 192  /* columns of sums a task of matmul holds at most */
+
+/* How the B of a tile comes: float panels, the same while being filled, 16-bit panels. */
+enum { TFB__IN_PANELS, TFB__IN_STAGES, TFB__IN_HALVES };
+
+#define TFB__CPU_AVX2   1u
+#define TFB__CPU_AVX512 2u
 
 #define TFB__PASS_SCALAR 1
 #define TFB__PASS_AVX2   2
+#define TFB__PASS_AVX512 3
+#define TFB__PASS_NEON   4
 
 /* name, 1 if this build has it, what the CPU must have, why it is skipped otherwise */
 #define TFB__ISA_LIST(X)                                                                 \
-    X(avx2, TFB__X86, TFB__CPU_AVX2, "the CPU or the system lacks AVX2 or FMA")          \
+    X(avx512, TFB__X86, TFB__CPU_AVX512,                                                 \
+      "the CPU or the system lacks AVX-512 F/DQ/BW/VL")                                  \
+    X(avx2, TFB__X86, TFB__CPU_AVX2, "the CPU or the system lacks AVX2, FMA or F16C")    \
+    X(neon, TFB__NEON, 0u, "")                                                           \
     X(scalar, 1, 0u, "")
 
 #if TFB__X86
@@ -1542,14 +1613,19 @@ static uint32_t tfb__xgetbv(void) {
     return lo;
 }
 
-/* Intel SDM vol. 1, 14.3 and 14.7: FMA, OSXSAVE, AVX, YMM state saved, AVX2. */
+/* Intel SDM vol. 1, 14.3, 14.7 and 15.2: FMA, OSXSAVE, AVX, F16C, YMM state, AVX2; then
+ * AVX-512 F, DQ, BW, VL and the state of its registers. */
 static uint32_t tfb__cpu_detect(void) {
+    const unsigned avx = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
+    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
     unsigned a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    if (!(c >> 12 & 1) || !(c >> 27 & 1) || !(c >> 28 & 1)) return 0;
-    if ((tfb__xgetbv() & 6) != 6) return 0;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-    return b >> 5 & 1 ? TFB__CPU_AVX2 : 0;
+    uint32_t state;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & avx) != avx) return 0;
+    state = tfb__xgetbv();
+    if ((state & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (!(b >> 5 & 1)) return 0;
+    if ((state & 0xE6) != 0xE6 || (b & avx512) != avx512) return TFB__CPU_AVX2;
+    return TFB__CPU_AVX2 | TFB__CPU_AVX512;
 }
 #else
 static uint32_t tfb__cpu_detect(void) {
@@ -1568,6 +1644,26 @@ TFB__INLINE float tfb__load_le(const float *p) {
     memcpy(&u, (const void *)p, 4);
     if (TFB__BIG_ENDIAN) u = u >> 24 | (u >> 8 & 0xFF00) | (u & 0xFF00) << 8 | u << 24;
     return tfb__float_of(u);
+}
+
+/* IEEE binary16 to float: exact. */
+TFB__UNUSED static float tfb__f16_to(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 0x3FF;
+    if (e == 31) return tfb__float_of(sign | 0x7F800000 | m << 13);
+    if (e) return tfb__float_of(sign | (e + 112) << 23 | m << 13);
+    return sign ? -((float)m * 5.9604644775390625e-8f)
+                : (float)m * 5.9604644775390625e-8f;
+}
+
+/* Element i of a source as float32. */
+TFB__UNUSED static float tfb__source_at(const tfb__source *from, tfb_idx i) {
+    uint16_t h;
+    if (from->dtype == TFB_F32 && from->little)
+        return tfb__load_le((const float *)from->x + i);
+    if (from->dtype == TFB_F32) return ((const float *)from->x)[i];
+    memcpy(&h, (const uint16_t *)from->x + i, 2);
+    if (TFB__BIG_ENDIAN && from->little) h = (uint16_t)(h << 8 | h >> 8);
+    return from->dtype == TFB_F16 ? tfb__f16_to(h) : tfb__float_of((uint32_t)h << 16);
 }
 
 /* 1 unless a panel holds an inf or a NaN; an integer test, which no flag can void. */
@@ -1628,17 +1724,43 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 /* Sections 8 and 9 are read once per instruction set inside a target region. */
 
 #if TFB__X86
-#define TFB__PASS TFB__PASS_AVX2
+#define TFB__PASS TFB__PASS_AVX512
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(                                                            \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))),         \
+    apply_to = function)
 #include TFB_SELF
 #pragma clang attribute pop
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
+#pragma GCC diagnostic push /* gcc 12's own intrinsics set it off: gcc bug 105593 */
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include TFB_SELF
+#pragma GCC diagnostic pop
+#pragma GCC pop_options
+#endif
+#undef TFB__PASS
+
+#define TFB__PASS TFB__PASS_AVX2
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))),                   \
+                             apply_to = function)
+#include TFB_SELF
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
 #include TFB_SELF
 #pragma GCC pop_options
 #endif
+#undef TFB__PASS
+#endif
+
+#if TFB__NEON
+#define TFB__PASS TFB__PASS_NEON
+#include TFB_SELF
 #undef TFB__PASS
 #endif
 
@@ -1658,7 +1780,10 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 /* The same names for every instruction set. TFB__VW floats make a TFB__VF; a TFB__VM is
  * what a comparison gives. LOADN and STOREN touch the first n lanes, LOADN clears the
  * rest. VMAX(a, b) is a > b ? a : b, so a NaN in a gives b. Shifts are logical. LOADP
- * reads a panel (little-endian). TILES lists the register tiles: rows x vectors. */
+ * reads a panel (little-endian), LOADH and LOADB VW floats from binary16 and bfloat16.
+ * SQUARE(X)
+ * is X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it. TILES
+ * lists the register tiles, rows x vectors, for each number of rows the widest first. */
 
 #undef TFB__SUFFIX
 #undef TFB__VF
@@ -1668,6 +1793,10 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #undef TFB__VLOAD
 #undef TFB__VLOADN
 #undef TFB__VLOADP
+#undef TFB__VLOADH
+#undef TFB__VLOADB
+#undef TFB__SQUARE
+#undef TFB__TURN
 #undef TFB__VSTORE
 #undef TFB__VSTOREN
 #undef TFB__VSET1
@@ -1693,6 +1822,98 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #undef TFB__TILE_ROWS
 #undef TFB__TILES
 
+#if TFB__PASS == TFB__PASS_AVX512
+#define TFB__SUFFIX           avx512
+#define TFB__VF               __m512
+#define TFB__VI               __m512i
+#define TFB__VM               __mmask16
+#define TFB__VW               16
+#define TFB__VLOAD(p)         _mm512_loadu_ps(p)
+#define TFB__VLOADP(p)        _mm512_loadu_ps(p)
+#define TFB__VLOADN(p, n)     tfb__loadn_avx512(p, n)
+#define TFB__VLOADH(p)        _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define TFB__VLOADB(p)        tfb__bf16_avx512(_mm256_loadu_si256((const __m256i *)(p)))
+#define TFB__VSTORE(p, a)     _mm512_storeu_ps(p, a)
+#define TFB__VSTOREN(p, a, n) tfb__storen_avx512(p, a, n)
+#define TFB__VSET1(x)         _mm512_set1_ps(x)
+#define TFB__VADD(a, b)       _mm512_add_ps(a, b)
+#define TFB__VSUB(a, b)       _mm512_sub_ps(a, b)
+#define TFB__VMUL(a, b)       _mm512_mul_ps(a, b)
+#define TFB__VDIV(a, b)       _mm512_div_ps(a, b)
+#define TFB__VSQRT(a)         _mm512_sqrt_ps(a)
+#define TFB__VFMA(a, b, c)    _mm512_fmadd_ps(a, b, c)
+#define TFB__VMAX(a, b)       _mm512_max_ps(a, b)
+#define TFB__VLT(a, b)        _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
+#define TFB__VEQ(a, b)        _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
+#define TFB__VSEL(m, a, b)    _mm512_mask_blend_ps(m, b, a)
+#define TFB__VISET1(i)        _mm512_set1_epi32((int)(i))
+#define TFB__VIADD(a, b)      _mm512_add_epi32(a, b)
+#define TFB__VISUB(a, b)      _mm512_sub_epi32(a, b)
+#define TFB__VIAND(a, b)      _mm512_and_si512(a, b)
+#define TFB__VIXOR(a, b)      _mm512_xor_si512(a, b)
+#define TFB__VISHL(a, n)      _mm512_slli_epi32(a, n)
+#define TFB__VISHR(a, n)      _mm512_srli_epi32(a, n)
+#define TFB__VBITS(a)         _mm512_castps_si512(a)
+#define TFB__VFLOAT(a)        _mm512_castsi512_ps(a)
+
+/* clang-format off */
+#define TFB__SQUARE(X)                                                                   \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+/* clang-format on */
+/* 4 x 4 inside each quarter of four rows, then 4 x 4 quarters. */
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        TFB__TURN_FLOATS(w0, w1, w2, w3)                                                 \
+        TFB__TURN_FLOATS(w4, w5, w6, w7)                                                 \
+        TFB__TURN_FLOATS(w8, w9, w10, w11)                                               \
+        TFB__TURN_FLOATS(w12, w13, w14, w15)                                             \
+        TFB__TURN_QUARTERS(w0, w4, w8, w12)                                              \
+        TFB__TURN_QUARTERS(w1, w5, w9, w13)                                              \
+        TFB__TURN_QUARTERS(w2, w6, w10, w14)                                             \
+        TFB__TURN_QUARTERS(w3, w7, w11, w15)                                             \
+    } while (0)
+#define TFB__TURN_FLOATS(a, b, c, d)                                                     \
+    {                                                                                    \
+        const __m512 ab0 = _mm512_unpacklo_ps(a, b), ab1 = _mm512_unpackhi_ps(a, b);     \
+        const __m512 cd0 = _mm512_unpacklo_ps(c, d), cd1 = _mm512_unpackhi_ps(c, d);     \
+        a = _mm512_shuffle_ps(ab0, cd0, 0x44), b = _mm512_shuffle_ps(ab0, cd0, 0xEE);    \
+        c = _mm512_shuffle_ps(ab1, cd1, 0x44), d = _mm512_shuffle_ps(ab1, cd1, 0xEE);    \
+    }
+#define TFB__TURN_QUARTERS(a, b, c, d)                                                   \
+    {                                                                                    \
+        const __m512 ab0 = _mm512_shuffle_f32x4(a, b, 0x44);                             \
+        const __m512 ab1 = _mm512_shuffle_f32x4(a, b, 0xEE);                             \
+        const __m512 cd0 = _mm512_shuffle_f32x4(c, d, 0x44);                             \
+        const __m512 cd1 = _mm512_shuffle_f32x4(c, d, 0xEE);                             \
+        a = _mm512_shuffle_f32x4(ab0, cd0, 0x88);                                        \
+        b = _mm512_shuffle_f32x4(ab0, cd0, 0xDD);                                        \
+        c = _mm512_shuffle_f32x4(ab1, cd1, 0x88);                                        \
+        d = _mm512_shuffle_f32x4(ab1, cd1, 0xDD);                                        \
+    }
+
+#define TFB__TILE_ROWS 8
+/* clang-format off */
+#define TFB__TILES(X)                                                                    \
+    X(1, 4) X(1, 2) X(1, 1) X(2, 4) X(2, 2) X(2, 1) X(3, 4) X(3, 2) X(3, 1)              \
+    X(4, 4) X(4, 2) X(4, 1) X(5, 3) X(5, 2) X(5, 1) X(6, 3) X(6, 2) X(6, 1)              \
+    X(7, 3) X(7, 2) X(7, 1) X(8, 3) X(8, 2) X(8, 1)
+/* clang-format on */
+
+TFB__INLINE __m512 tfb__loadn_avx512(const float *p, tfb_idx n) {
+    return n >= 16 ? _mm512_loadu_ps(p)
+                   : _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+}
+
+TFB__INLINE void tfb__storen_avx512(float *p, __m512 a, tfb_idx n) {
+    if (n >= 16) _mm512_storeu_ps(p, a);
+    else _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), a);
+}
+
+TFB__INLINE __m512 tfb__bf16_avx512(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+#endif
+
 #if TFB__PASS == TFB__PASS_AVX2
 #define TFB__SUFFIX           avx2
 #define TFB__VF               __m256
@@ -1702,6 +1923,8 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #define TFB__VLOAD(p)         _mm256_loadu_ps(p)
 #define TFB__VLOADP(p)        _mm256_loadu_ps(p)
 #define TFB__VLOADN(p, n)     tfb__loadn_avx2(p, n)
+#define TFB__VLOADH(p)        _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define TFB__VLOADB(p)        tfb__bf16_avx2(_mm_loadu_si128((const __m128i *)(p)))
 #define TFB__VSTORE(p, a)     _mm256_storeu_ps(p, a)
 #define TFB__VSTOREN(p, a, n) tfb__storen_avx2(p, a, n)
 #define TFB__VSET1(x)         _mm256_set1_ps(x)
@@ -1725,8 +1948,31 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #define TFB__VBITS(a)         _mm256_castps_si256(a)
 #define TFB__VFLOAT(a)        _mm256_castsi256_ps(a)
 
+#define TFB__SQUARE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        TFB__TURN_FLOATS_AVX2(w0, w1, w2, w3)                                            \
+        TFB__TURN_FLOATS_AVX2(w4, w5, w6, w7)                                            \
+        TFB__TURN_HALVES(w0, w4)                                                         \
+        TFB__TURN_HALVES(w1, w5)                                                         \
+        TFB__TURN_HALVES(w2, w6)                                                         \
+        TFB__TURN_HALVES(w3, w7)                                                         \
+    } while (0)
+#define TFB__TURN_FLOATS_AVX2(a, b, c, d)                                                \
+    {                                                                                    \
+        const __m256 ab0 = _mm256_unpacklo_ps(a, b), ab1 = _mm256_unpackhi_ps(a, b);     \
+        const __m256 cd0 = _mm256_unpacklo_ps(c, d), cd1 = _mm256_unpackhi_ps(c, d);     \
+        a = _mm256_shuffle_ps(ab0, cd0, 0x44), b = _mm256_shuffle_ps(ab0, cd0, 0xEE);    \
+        c = _mm256_shuffle_ps(ab1, cd1, 0x44), d = _mm256_shuffle_ps(ab1, cd1, 0xEE);    \
+    }
+#define TFB__TURN_HALVES(a, b)                                                           \
+    {                                                                                    \
+        const __m256 low = _mm256_permute2f128_ps(a, b, 0x20);                           \
+        b = _mm256_permute2f128_ps(a, b, 0x31), a = low;                                 \
+    }
+
 #define TFB__TILE_ROWS 6
-#define TFB__TILES(X)  X(1, 8) X(1, 2) X(2, 4) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2)
+#define TFB__TILES(X)  X(1, 4) X(1, 2) X(2, 4) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2)
 
 /* -1 in the first n lanes when read from 8 - n on */
 static const int32_t tfb__lanes_avx2[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
@@ -1744,6 +1990,82 @@ TFB__INLINE void tfb__storen_avx2(float *p, __m256 a, tfb_idx n) {
     if (n >= 8) _mm256_storeu_ps(p, a);
     else _mm256_maskstore_ps(p, tfb__mask_avx2(n), a);
 }
+
+TFB__INLINE __m256 tfb__bf16_avx2(__m128i x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+#endif
+
+#if TFB__PASS == TFB__PASS_NEON
+#define TFB__SUFFIX           neon
+#define TFB__VF               float32x4_t
+#define TFB__VI               uint32x4_t
+#define TFB__VM               uint32x4_t
+#define TFB__VW               4
+#define TFB__VLOAD(p)         vld1q_f32(p)
+#define TFB__VLOADP(p)        vld1q_f32(p)
+#define TFB__VLOADN(p, n)     tfb__loadn_neon(p, n)
+#define TFB__VLOADH(p)        tfb__loadh_neon(p)
+#define TFB__VLOADB(p)        vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
+#define TFB__VSTORE(p, a)     vst1q_f32(p, a)
+#define TFB__VSTOREN(p, a, n) tfb__storen_neon(p, a, n)
+#define TFB__VSET1(x)         vdupq_n_f32(x)
+#define TFB__VADD(a, b)       vaddq_f32(a, b)
+#define TFB__VSUB(a, b)       vsubq_f32(a, b)
+#define TFB__VMUL(a, b)       vmulq_f32(a, b)
+#define TFB__VDIV(a, b)       vdivq_f32(a, b)
+#define TFB__VSQRT(a)         vsqrtq_f32(a)
+#define TFB__VFMA(a, b, c)    vfmaq_f32(c, a, b)
+#define TFB__VMAX(a, b)       tfb__max_neon(a, b)
+#define TFB__VLT(a, b)        vcltq_f32(a, b)
+#define TFB__VEQ(a, b)        vceqq_f32(a, b)
+#define TFB__VSEL(m, a, b)    vbslq_f32(m, a, b)
+#define TFB__VISET1(i)        vdupq_n_u32((uint32_t)(i))
+#define TFB__VIADD(a, b)      vaddq_u32(a, b)
+#define TFB__VISUB(a, b)      vsubq_u32(a, b)
+#define TFB__VIAND(a, b)      vandq_u32(a, b)
+#define TFB__VIXOR(a, b)      veorq_u32(a, b)
+#define TFB__VISHL(a, n)      vshlq_n_u32(a, n)
+#define TFB__VISHR(a, n)      vshrq_n_u32(a, n)
+#define TFB__VBITS(a)         vreinterpretq_u32_f32(a)
+#define TFB__VFLOAT(a)        vreinterpretq_f32_u32(a)
+
+#define TFB__SQUARE(X) X(0) X(1) X(2) X(3)
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        const float32x4x2_t ac = vzipq_f32(w0, w2), bd = vzipq_f32(w1, w3);              \
+        const float32x4x2_t lo = vzipq_f32(ac.val[0], bd.val[0]);                        \
+        const float32x4x2_t hi = vzipq_f32(ac.val[1], bd.val[1]);                        \
+        w0 = lo.val[0], w1 = lo.val[1], w2 = hi.val[0], w3 = hi.val[1];                  \
+    } while (0)
+
+#define TFB__TILE_ROWS 6
+#define TFB__TILES(X)  X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(6, 4)
+
+TFB__INLINE float32x4_t tfb__loadn_neon(const float *p, tfb_idx n) {
+    float32x4_t v = vdupq_n_f32(0.0f);
+    if (n >= 4) return vld1q_f32(p);
+    if (n > 0) v = vld1q_lane_f32(p, v, 0);
+    if (n > 1) v = vld1q_lane_f32(p + 1, v, 1);
+    if (n > 2) v = vld1q_lane_f32(p + 2, v, 2);
+    return v;
+}
+
+TFB__INLINE void tfb__storen_neon(float *p, float32x4_t a, tfb_idx n) {
+    if (n >= 4) vst1q_f32(p, a);
+    if (n >= 4) return;
+    if (n > 0) vst1q_lane_f32(p, a, 0);
+    if (n > 1) vst1q_lane_f32(p + 1, a, 1);
+    if (n > 2) vst1q_lane_f32(p + 2, a, 2);
+}
+
+TFB__INLINE float32x4_t tfb__loadh_neon(const uint16_t *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+
+TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
+    return vbslq_f32(vcgtq_f32(a, b), a, b); /* vmaxq would spread a NaN */
+}
 #endif
 
 #if TFB__PASS == TFB__PASS_SCALAR
@@ -1755,6 +2077,8 @@ TFB__INLINE void tfb__storen_avx2(float *p, __m256 a, tfb_idx n) {
 #define TFB__VLOAD(p)         (*(p))
 #define TFB__VLOADP(p)        tfb__load_le(p)
 #define TFB__VLOADN(p, n)     ((void)(n), *(p))
+#define TFB__VLOADH(p)        tfb__f16_to(*(p))
+#define TFB__VLOADB(p)        tfb__float_of((uint32_t) * (p) << 16)
 #define TFB__VSTORE(p, a)     (*(p) = (a))
 #define TFB__VSTOREN(p, a, n) ((void)(n), *(p) = (a))
 #define TFB__VSET1(x)         (x)
@@ -2139,23 +2463,144 @@ TFB__INLINE TFB__VF TFB__FN(keep)(TFB__VF v, tfb_idx lo, tfb_idx hi, float fill)
     return TFB__VSEL(TFB__VLT(at, TFB__VSET1((float)lo)), other, v);
 }
 
+/* --- Packing: panels of 16 lanes from any source. --- */
+/* Lanes i .. of one step, n of them valid, the rest +0. */
+TFB__INLINE TFB__VF TFB__FN(source_load)(const tfb__source *from, tfb_idx at, tfb_idx n) {
+    float lane[TFB__VW] = TFB_INIT;
+    tfb_idx i;
+    if (from->dtype == TFB_F32 && !from->little && n > 0)
+        return TFB__VLOADN((const float *)from->x + at, n);
+    if (n >= TFB__VW) {
+        if (from->dtype == TFB_F32) return TFB__VLOAD((const float *)from->x + at);
+        if (from->dtype == TFB_F16) return TFB__VLOADH((const uint16_t *)from->x + at);
+        return TFB__VLOADB((const uint16_t *)from->x + at);
+    }
+    for (i = 0; i < n; i++) lane[i] = tfb__source_at(from, at + i);
+    return TFB__VLOAD(lane);
+}
+
+#if TFB__VW > 1
+/* w0 .. : VW steps from element `at` of VW lanes whose steps lie side by side. */
+#define TFB__SQUARE_DECLARE(i) TFB__VF w##i;
+#define TFB__SQUARE_F32(i)     w##i = TFB__VLOAD(f[i / 4] + i % 4 * from->lane_stride);
+#define TFB__SQUARE_F16(i)     w##i = TFB__VLOADH(h[i / 4] + i % 4 * from->lane_stride);
+#define TFB__SQUARE_BF16(i)    w##i = TFB__VLOADB(h[i / 4] + i % 4 * from->lane_stride);
+#define TFB__SQUARE_LOAD                                                                 \
+    do {                                                                                 \
+        const tfb_idx far = 4 * from->lane_stride; /* few pointers reach all lanes */    \
+        const uint16_t *h[4];                                                            \
+        const float *f[4];                                                               \
+        f[0] = (const float *)from->x + at;                                              \
+        h[0] = (const uint16_t *)from->x + at;                                           \
+        f[1] = f[0] + far, f[2] = f[1] + far, f[3] = f[2] + far;                         \
+        h[1] = h[0] + far, h[2] = h[1] + far, h[3] = h[2] + far;                         \
+        (void)f, (void)h;                                                                \
+        if (from->dtype == TFB_F32) {                                                    \
+            TFB__SQUARE(TFB__SQUARE_F32)                                                 \
+        } else if (from->dtype == TFB_F16) {                                             \
+            TFB__SQUARE(TFB__SQUARE_F16)                                                 \
+        } else {                                                                         \
+            TFB__SQUARE(TFB__SQUARE_BF16)                                                \
+        }                                                                                \
+        TFB__TURN;                                                                       \
+    } while (0)
+#define TFB__SQUARE_STORE(i) TFB__VSTORE(to + i * ts, w##i);
+
+/* to[j * ts + i] = step j of lane i, for VW of each. */
+TFB__INLINE void TFB__FN(turn)(const tfb__source *from, tfb_idx at, float *to,
+                               tfb_idx ts) {
+    TFB__SQUARE(TFB__SQUARE_DECLARE)
+    TFB__SQUARE_LOAD;
+    TFB__SQUARE(TFB__SQUARE_STORE)
+}
+
+/* The same for n lanes and k steps, fewer of either: by way of a copy. */
+static TFB__NOINLINE void TFB__FN(turn_some)(const tfb__source *from, tfb_idx at,
+                                             tfb_idx k, tfb_idx n, float *to,
+                                             tfb_idx ts) {
+    float x[TFB__VW * TFB__VW], y[TFB__VW * TFB__VW];
+    tfb__source whole = *from;
+    tfb_idx i;
+    for (i = 0; i < TFB__VW; i++)
+        TFB__VSTORE(x + i * TFB__VW,
+                    i < n ? TFB__FN(source_load)(from, at + i * from->lane_stride, k)
+                          : TFB__VSET1(0.0f));
+    whole.x = x;
+    whole.dtype = TFB_F32;
+    whole.lane_stride = TFB__VW;
+    TFB__CALL(turn, &whole, 0, y, TFB__VW);
+    for (i = 0; i < TFB__VW && i < k; i++)
+        TFB__VSTORE(to + i * ts, TFB__VLOAD(y + i * TFB__VW));
+}
+#endif
+
+static TFB__NOINLINE void TFB__FN(pack)(const tfb__source *from, tfb_idx k, tfb_idx n,
+                                        tfb_idx width, float *panel) {
+    const tfb_idx ls = from->lane_stride, ks = from->k_stride;
+    tfb_idx i = 0, j;
+#if TFB__VW > 1
+    for (; i + TFB__VW <= width && (ks == 1 || ls == 1); i += TFB__VW) {
+        for (j = 0; ls != 1 && j < k; j += TFB__VW) {
+            float *to = panel + i + j * TFB__PANEL;
+            if (k - j >= TFB__VW && n - i >= TFB__VW)
+                TFB__CALL(turn, from, i * ls + j, to, TFB__PANEL);
+            else TFB__CALL(turn_some, from, i * ls + j, k - j, n - i, to, TFB__PANEL);
+        }
+        for (j = 0; ls == 1 && j < k; j++)
+            TFB__VSTORE(panel + i + j * TFB__PANEL,
+                        TFB__FN(source_load)(from, i + j * ks, n - i));
+    }
+#endif
+    for (; i < width; i++)
+        for (j = 0; j < k; j++)
+            tfb__store_le(panel + i + j * TFB__PANEL,
+                          i < n ? tfb__source_at(from, i * ls + j * ks) : 0.0f);
+}
+
+static void TFB__FN(collect)(tfb_idx rows, tfb_idx k, const float *x, tfb_idx rs,
+                             tfb_idx ks, float *to) {
+    tfb_idx i = 0, j;
+#if TFB__VW > 1
+    for (; rs == 1 && i + TFB__VW <= rows; i += TFB__VW) {
+        tfb__source from;
+        from.x = x;
+        from.lane_stride = ks;
+        from.dtype = TFB_F32;
+        for (j = 0; j + TFB__VW <= k; j += TFB__VW)
+            TFB__CALL(turn, &from, i + j * ks, to + i * k + j, k);
+        for (; j < k; j++)
+            TFB__CALL(scatter, to + i * k + j, k, TFB__VLOAD(x + i + j * ks), TFB__VW);
+    }
+#endif
+    for (; i < rows; i++)
+        for (j = 0; j < k; j++) to[i * k + j] = x[i * rs + j * ks];
+}
+
 /* --- Matmul: a register tile of R rows x V vectors, R and V known after inlining. The
  * accumulators are named because vectors of some instruction sets have no size. --- */
 /* clang-format off */
-#define TFB__TILE_COLS(X, i)                                                             \
-    X(i, 0) X(i, 1) X(i, 2) X(i, 3) X(i, 4) X(i, 5) X(i, 6) X(i, 7)
-#define TFB__TILE_8(X)       X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define TFB__TILE_8X8(X)                                                                 \
+#define TFB__TILE_4(X)       X(0) X(1) X(2) X(3)
+#define TFB__TILE_8(X)       TFB__TILE_4(X) X(4) X(5) X(6) X(7)
+#define TFB__TILE_COLS(X, i) X(i, 0) X(i, 1) X(i, 2) X(i, 3)
+#define TFB__TILE_8X4(X)                                                                 \
     TFB__TILE_COLS(X, 0) TFB__TILE_COLS(X, 1) TFB__TILE_COLS(X, 2) TFB__TILE_COLS(X, 3)  \
     TFB__TILE_COLS(X, 4) TFB__TILE_COLS(X, 5) TFB__TILE_COLS(X, 6) TFB__TILE_COLS(X, 7)
 #define TFB__TILE_OFFSET(j)                                                              \
-    const tfb_idx at##j = j / per_panel * t->bps + j % per_panel * TFB__VW;
+    const tfb_idx at##j = j / per_panel * bps + j % per_panel * TFB__VW;
 #define TFB__TILE_ZERO(i, j) TFB__VF c##i##j = TFB__VSET1(0.0f);
 #define TFB__TILE_CARRY(i, j)                                                            \
     if (R > i && V > j)                                                                  \
         c##i##j = TFB__VMUL(TFB__VLOAD(s + i * t->lds + j * TFB__VW),                    \
                             TFB__VSET1(t->carry[row + i]));
-#define TFB__TILE_B(j) TFB__VF b##j = V > j ? TFB__VLOADP(b + at##j) : TFB__VSET1(0.0f);
+#define TFB__TILE_B(j)                                                                   \
+    TFB__VF b##j = V <= j                  ? TFB__VSET1(0.0f)                            \
+                   : kind != TFB__IN_HALVES ? TFB__VLOADP(b + at##j)                     \
+                   : f16                    ? TFB__VLOADH(h + at##j)                     \
+                                            : TFB__VLOADB(h + at##j);
+#define TFB__TILE_FETCH(j)                                                               \
+    if (kind != TFB__IN_STAGES && V > j && j * TFB__VW % TFB__PANEL == 0)                \
+        TFB__PREFETCH_L2(kind == TFB__IN_PANELS ? (const void *)(b + at##j + fetch)      \
+                                                : (const void *)(h + at##j + fetch));
 #define TFB__TILE_FMA(i, j)                                                              \
     if (V > j) c##i##j = TFB__VFMA(x, b##j, c##i##j);
 #define TFB__TILE_STEP(i)                                                                \
@@ -2163,138 +2608,381 @@ TFB__INLINE TFB__VF TFB__FN(keep)(TFB__VF v, tfb_idx lo, tfb_idx hi, float fill)
         TFB__VF x = TFB__VSET1(a[i / 3][i % 3 * lda]);                                   \
         TFB__TILE_COLS(TFB__TILE_FMA, i)                                                 \
     }
+#define TFB__TILE_FOLD(i, j)                                                             \
+    if (R > i && V > j)                                                                  \
+        c##i##j = TFB__VADD(TFB__VLOAD(s + i * t->lds + j * TFB__VW), c##i##j);
+#define TFB__TILE_BIAS(j)                                                                \
+    TFB__VF d##j = V > j && t->bias ? TFB__VLOAD(t->bias + col + j * TFB__VW)            \
+                                    : TFB__VSET1(0.0f);
+#define TFB__TILE_LAST(i, j)                                                             \
+    if (R > i && V > j) c##i##j = TFB__VFMA(alpha, c##i##j, d##j);
 #define TFB__TILE_STORE(i, j)                                                            \
-    if (R > i && V > j) {                                                                \
-        float *to = s + i * t->lds + j * TFB__VW;                                        \
-        if (k0) c##i##j = TFB__VADD(TFB__VLOAD(to), c##i##j);                            \
-        TFB__VSTORE(to, c##i##j);                                                        \
+    if (R > i && V > j) TFB__VSTORE(out + i * ldt + j * TFB__VW, c##i##j);
+#define TFB__TILE_KEEP(i, j)                                                             \
+    if (R > i && V > j) TFB__VSTORE(rest + (i * V + j) * TFB__VW, c##i##j);
+#define TFB__TILE_FETCH_R(i, j)                                                          \
+    if (R > i && V > j && j * TFB__VW % TFB__PANEL == 0)                                 \
+        TFB__PREFETCH(t->r + (row + i) * t->ldr + col + j * TFB__VW);
+/* The end of a block: whole vectors in registers, all else by way of `rest`. */
+#define TFB__TILE_END(ROWS, BIASES)                                                      \
+    if (t->cols - col >= V * TFB__VW && !(last && (t->relu || t->r))) {                  \
+        float *out = last ? t->y + row * t->ldy + col : s;                               \
+        const tfb_idx ldt = last ? t->ldy : t->lds;                                      \
+        if (k0 || t->add) {                                                              \
+            ROWS(TFB__TILE_FOLD)                                                         \
+        }                                                                                \
+        if (last) {                                                                      \
+            const TFB__VF alpha = TFB__VSET1(t->alpha);                                  \
+            BIASES(TFB__TILE_BIAS)                                                       \
+            ROWS(TFB__TILE_LAST)                                                         \
+        }                                                                                \
+        ROWS(TFB__TILE_STORE)                                                            \
+    } else {                                                                             \
+        float rest[TFB__TILE_MOST * TFB__VW];                                            \
+        ROWS(TFB__TILE_KEEP)                                                             \
+        TFB__CALL(finish, t, row, col, R, V * TFB__VW, k0 || t->add, last, rest);        \
     }
+#define TFB__TILE_1(X)   X(0)
+#define TFB__TILE_8X1(X) X(0, 0) X(1, 0) X(2, 0) X(3, 0) X(4, 0) X(5, 0) X(6, 0) X(7, 0)
+#define TFB__SKINNY_ONE(i)                                                               \
+    if (R > i) c##i##0 = TFB__VFMA(TFB__VSET1(a[i / 3][i % 3 * lda + k]), w0, c##i##0);
+#define TFB__SKINNY_FMA(i, q)                                                            \
+    if (R > i)                                                                           \
+        c##i##0 = TFB__VFMA(TFB__VSET1(a[i / 3][i % 3 * lda + k + q]), w##q, c##i##0);
+#define TFB__SKINNY_STEP(q)                                                              \
+    if (q < lines) TFB__PREFETCH_L2(next + q * 64);                                      \
+    TFB__SKINNY_FMA(0, q) TFB__SKINNY_FMA(1, q) TFB__SKINNY_FMA(2, q)                    \
+    TFB__SKINNY_FMA(3, q) TFB__SKINNY_FMA(4, q) TFB__SKINNY_FMA(5, q)                    \
+    TFB__SKINNY_FMA(6, q) TFB__SKINNY_FMA(7, q)
 /* clang-format on */
 
+/* What a tile does with rows x width sums c of a block, for all cases. */
+static TFB__NOINLINE void TFB__FN(finish)(const tfb__mm *t, tfb_idx row, tfb_idx col,
+                                          tfb_idx rows, tfb_idx width, int add, int last,
+                                          const float *c) {
+    const TFB__VF alpha = TFB__VSET1(t->alpha), zero = TFB__VSET1(0.0f);
+    const tfb_idx end = TFB__MIN(width, t->cols - col);
+    tfb_idx i, j;
+    for (i = 0; i < rows; i++, row++, c += width) {
+        float *s = t->s + row * t->lds + col, *y = t->y + row * t->ldy + col;
+        for (j = 0; j < end; j += TFB__VW) {
+            const tfb_idx n = end - j;
+            TFB__VF v = TFB__VLOAD(c + j);
+            if (add) v = TFB__VADD(TFB__VLOADN(s + j, n), v);
+            if (last)
+                v = TFB__VFMA(alpha, v,
+                              t->bias ? TFB__VLOADN(t->bias + col + j, n) : zero);
+            if (last && t->relu) v = TFB__FN(relu)(v);
+            if (last && t->r)
+                v = TFB__VADD(v, TFB__VLOADN(t->r + row * t->ldr + col + j, n));
+            TFB__VSTOREN((last ? y : s) + j, v, n);
+        }
+    }
+}
+
+/* Fills n steps of the panels under V vectors from vector vec on, step k first. */
+static TFB__NOINLINE void TFB__FN(stage)(const tfb__mm *t, tfb_idx vec, int V, tfb_idx k,
+                                         tfb_idx n) {
+    const tfb_idx first = vec * TFB__VW, end = TFB__MIN(first + V * TFB__VW, t->cols);
+    const tfb_idx size = t->source.dtype == TFB_F32 ? 4 : 2;
+    tfb_idx c, width;
+    for (c = first; c < first + V * TFB__VW; c += width) {
+        const tfb_idx p = c / TFB__PANEL, lane = c % TFB__PANEL;
+        tfb__source from = t->source;
+        from.x =
+            (const char *)from.x +
+            (p * t->source_step + lane * from.lane_stride + k * from.k_stride) * size;
+        width = TFB__MIN(TFB__PANEL - lane, first + V * TFB__VW - c);
+        TFB__CALL(pack, &from, n, TFB__MAX(0, TFB__MIN(width, end - c)), width,
+                  t->b + p * t->bps + lane + (t->reuse ? 0 : k * TFB__PANEL));
+    }
+}
+
+/* kind says how B comes: TFB__IN_PANELS, .. */
 TFB__INLINE void TFB__FN(tile)(const tfb__mm *t, tfb_idx row, tfb_idx vec, const int R,
-                               const int V) {
-    const tfb_idx per_panel = TFB__PANEL / TFB__VW;
-    const float *b = t->b + vec / per_panel * t->bps + vec % per_panel * TFB__VW;
-    const tfb_idx lda = t->lda;
-    const float *a[3]; /* rows 0, 3, 6: with lda and 2 lda, few registers reach all */
-    float *s = t->s + row * t->lds + vec * TFB__VW;
+                               const int V, const int kind) {
+    const tfb_idx per_panel = TFB__PANEL / TFB__VW, col = vec * TFB__VW;
+    const int as_is = kind == TFB__IN_HALVES, f16 = t->source.dtype == TFB_F16;
+    const tfb_idx bps = as_is ? t->source_step : t->bps, lda = t->lda, bks = t->bks;
+    /* the largest tiles have no register left for it */
+    const tfb_idx fetch =
+        as_is || R * V > 16 ? TFB__FETCH : TFB__FETCH / TFB__PANEL * bks;
+    const tfb_idx start = vec / per_panel * bps + vec % per_panel * TFB__VW;
+    const uint16_t *h = as_is ? (const uint16_t *)t->source.x + start : NULL;
+    const float *b = as_is ? NULL : t->b + start, *first = b;
+    const float *a[3], *a_end; /* rows 0, 3, 6: few registers reach all */
+    float *s = t->s + row * t->lds + col;
     tfb_idx k0, k = 0;
     a[0] = t->a + row * lda;
     a[1] = a[0] + (R > 3 ? 3 * lda : 0);
     a[2] = a[0] + (R > 6 ? 6 * lda : 0);
-    TFB__TILE_8(TFB__TILE_OFFSET)
+    (void)h, (void)first, (void)f16, (void)fetch;
+    TFB__TILE_4(TFB__TILE_OFFSET)
     for (k0 = 0; k0 == 0 || k0 < t->k; k0 += TFB__BLOCK) {
         const tfb_idx end = TFB__MIN(k0 + TFB__BLOCK, t->k);
-        TFB__TILE_8X8(TFB__TILE_ZERO)
+        const int last = t->last && end == t->k;
+        TFB__TILE_8X4(TFB__TILE_ZERO)
+        if (last && t->r) {
+            TFB__TILE_8X4(TFB__TILE_FETCH_R)
+        }
         if (t->carry) {
-            TFB__TILE_8X8(TFB__TILE_CARRY)
+            TFB__TILE_8X4(TFB__TILE_CARRY)
         }
-        TFB__UNROLL4
-        for (; k < end; k++) {
-            TFB__TILE_8(TFB__TILE_B)
-            TFB__TILE_8(TFB__TILE_STEP)
-            b += TFB__PANEL;
-            a[0]++;
-            a[1]++;
-            a[2]++;
+        while (k < end) {
+            const int staged = kind == TFB__IN_STAGES;
+            const tfb_idx stop = staged ? TFB__MIN(k + TFB__STAGE, end) : end;
+            if (staged) {
+                TFB__CALL(stage, t, vec, V, k, stop - k);
+                if (t->reuse) b = first;
+            }
+            for (a_end = a[0] + (stop - k); a[0] != a_end;) {
+                TFB__TILE_4(TFB__TILE_B)
+                TFB__TILE_4(TFB__TILE_FETCH)
+                TFB__TILE_8(TFB__TILE_STEP)
+                if (as_is) h += TFB__PANEL;
+                else b += bks;
+                a[0]++;
+                a[1]++;
+                a[2]++;
+            }
+            k = stop;
         }
-        TFB__TILE_8X8(TFB__TILE_STORE)
+        TFB__TILE_END(TFB__TILE_8X4, TFB__TILE_4)
     }
 }
 
-#define TFB__TILE_NAME(R, V) TFB__CAT(TFB__CAT(tfb__tile##R##x##V, _), TFB__SUFFIX)
+/* All panels from rows of B that lie as they are: a whole row at a time, which reads
+ * memory in longer runs than panel by panel. */
+static void TFB__FN(copy_rows)(const tfb__mm *t) {
+    const tfb__source *from = &t->source;
+    const tfb_idx size = from->dtype == TFB_F32 ? 4 : 2, ks = from->k_stride;
+    const tfb_idx end = (t->cols + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    tfb_idx k, c;
+    for (k = 0; k < t->k; k++) {
+        float *to = t->b + k * TFB__PANEL;
+        for (c = 0; c < end; c += TFB__VW) {
+            const char *row = (const char *)from->x + (k * ks + c) * size;
+            TFB__VF v = TFB__FN(source_load)(from, k * ks + c, t->cols - c);
+            if (c % TFB__PANEL == 0) TFB__PREFETCH_L2(row + TFB__STAGE * ks * size);
+            TFB__VSTORE(to + c / TFB__PANEL * t->bps + c % TFB__PANEL, v);
+        }
+    }
+}
+
+#define TFB__TILE_NAME(R, V)   TFB__CAT(TFB__CAT(tfb__tile##R##x##V, _), TFB__SUFFIX)
+#define TFB__TILE_STAGED(R, V) TFB__CAT(TFB__CAT(tfb__staged##R##x##V, _), TFB__SUFFIX)
+#define TFB__TILE_HALF(R, V)   TFB__CAT(TFB__CAT(tfb__half##R##x##V, _), TFB__SUFFIX)
 #define TFB__TILE_DEFINE(R, V)                                                           \
     static TFB__NOINLINE void TFB__TILE_NAME(R, V)(const tfb__mm *t, tfb_idx row,        \
                                                    tfb_idx vec) {                        \
-        TFB__CALL(tile, t, row, vec, R, V);                                              \
+        TFB__CALL(tile, t, row, vec, R, V, TFB__IN_PANELS);                              \
+    }                                                                                    \
+    static TFB__NOINLINE void TFB__TILE_STAGED(R, V)(const tfb__mm *t, tfb_idx row,      \
+                                                     tfb_idx vec) {                      \
+        if (V * TFB__VW <= TFB__PANEL)                                                   \
+            TFB__CALL(tile, t, row, vec, R, V, TFB__IN_STAGES);                          \
+    }                                                                                    \
+    static TFB__NOINLINE void TFB__TILE_HALF(R, V)(const tfb__mm *t, tfb_idx row,        \
+                                                   tfb_idx vec) {                        \
+        if (R <= TFB__HALF_ROWS) TFB__CALL(tile, t, row, vec, R, V, TFB__IN_HALVES);     \
     }
 TFB__TILES(TFB__TILE_DEFINE)
 
-/* Each tile takes what it can of a strip of rows; TILES has the widest first. */
+#if TFB__VW > 1
+/* The first R rows of A times VW rows of W that lie as they are: squares of W are turned
+ * in registers, and written to the panels only if other rows will need them. The next
+ * rows of W are fetched meanwhile in the order of memory, a page at a time where they
+ * follow each other without a gap: that is as fast as only reading them. */
+TFB__INLINE void TFB__FN(turning)(const tfb__mm *t, tfb_idx col, const int R) {
+    const int V = 1;
+    const tfb__source *from = &t->source;
+    const tfb_idx left = t->cols - col, lda = t->lda, ls = from->lane_stride;
+    const tfb_idx ts = TFB__PANEL, row = 0;
+    const tfb_idx size = from->dtype == TFB_F32 ? 4 : 2;
+    const tfb_idx lines = TFB__VW * TFB__VW * size / 64;
+    const char *ahead = (const char *)from->x + (col + TFB__VW) * ls * size;
+    const float *a[3];
+    float *s = t->s + col;
+    float *panel = t->b + col / TFB__PANEL * t->bps + (t->reuse ? 0 : col % TFB__PANEL);
+    tfb_idx k0, k = 0;
+    a[0] = t->a;
+    a[1] = a[0] + (R > 3 ? 3 * lda : 0);
+    a[2] = a[0] + (R > 6 ? 6 * lda : 0);
+    for (k0 = 0; k0 == 0 || k0 < t->k; k0 += TFB__BLOCK) {
+        const tfb_idx end = TFB__MIN(k0 + TFB__BLOCK, t->k);
+        const int last = t->last && end == t->k;
+        float *to = panel;
+        TFB__TILE_8X1(TFB__TILE_ZERO)
+        while (k < end) {
+            const tfb_idx at = col * ls + k, steps = TFB__MIN(TFB__VW, end - k);
+            const tfb_idx line = k * TFB__VW * size / 64, pitch = t->k * size / 64;
+            const char *next = ahead + (ls == t->k || !pitch ? line * 64
+                                                             : line / pitch * ls * size +
+                                                                   line % pitch * 64);
+            tfb_idx q;
+            if (left >= TFB__VW && steps == TFB__VW) {
+                TFB__SQUARE(TFB__SQUARE_DECLARE)
+                TFB__SQUARE_LOAD;
+                if (!t->reuse) {
+                    TFB__SQUARE(TFB__SQUARE_STORE)
+                }
+                TFB__SQUARE(TFB__SKINNY_STEP)
+                k += TFB__VW;
+            } else {
+                TFB__CALL(turn_some, from, at, steps, left, to, ts);
+                for (q = 0; q < steps; q++, k++) {
+                    const TFB__VF w0 = TFB__VLOAD(to + q * ts);
+                    TFB__TILE_8(TFB__SKINNY_ONE)
+                }
+            }
+            if (!t->reuse) to += steps * ts;
+        }
+        panel = to;
+        TFB__TILE_END(TFB__TILE_8X1, TFB__TILE_1)
+    }
+}
+
+/* With panels to fill, all lanes of the last one are gone through. */
+#define TFB__SKINNY_DEFINE(R)                                                            \
+    static TFB__NOINLINE void TFB__CAT(tfb__turning##R##_,                               \
+                                       TFB__SUFFIX)(const tfb__mm *t) {                  \
+        const tfb_idx end =                                                              \
+            t->reuse ? t->cols : t->cols + (-t->cols & (TFB__PANEL - 1));                \
+        tfb_idx col;                                                                     \
+        for (col = 0; col < end; col += TFB__VW) TFB__CALL(turning, t, col, R);          \
+    }
+#define TFB__SKINNY_8(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
+TFB__SKINNY_8(TFB__SKINNY_DEFINE)
+#endif
+
+/* Strips of as many rows as a tile holds, evened out; each tile takes what it can of a
+ * strip, the widest first, but three vectors of four would leave a thin one. */
 static void TFB__FN(mm)(const tfb__mm *t) {
-    const tfb_idx vecs = t->panels * (TFB__PANEL / TFB__VW);
-    tfb_idx row, rows;
-    for (row = 0; row < t->rows; row += rows) {
+    const tfb_idx vecs = (t->cols + TFB__PANEL - 1) / TFB__PANEL * (TFB__PANEL / TFB__VW);
+    tfb_idx row = 0, rows;
+    int staged = t->staged;
+    /* A pack of 16-bit weights is read as it is while rows are few. */
+    const int half = t->reuse && t->source.dtype != TFB_F32 && t->source.little &&
+                     !TFB__BIG_ENDIAN && t->source.k_stride == TFB__PANEL;
+#if TFB__VW > 1
+    if (t->staged && t->source.k_stride == 1 && !t->carry &&
+        t->source_step == TFB__PANEL * t->source.lane_stride) {
+        rows = TFB__MIN(t->rows, TFB__SKINNY);
+#define TFB__SKINNY_RUN(R)                                                               \
+    if (rows == R) TFB__CAT(tfb__turning##R##_, TFB__SUFFIX)(t);
+        TFB__SKINNY_8(TFB__SKINNY_RUN)
+#undef TFB__SKINNY_RUN
+        row = rows;
+        staged = 0;
+    }
+#endif
+    if (staged && !t->reuse && !TFB__BIG_ENDIAN && !t->source.little &&
+        t->source.lane_stride == 1 && t->source_step == TFB__PANEL) {
+        TFB__CALL(copy_rows, t);
+        staged = 0;
+    }
+    for (; row < t->rows; row += rows) {
+        const tfb_idx rest = t->rows - row;
         tfb_idx vec = 0;
-        rows = TFB__MIN(TFB__TILE_ROWS, t->rows - row);
+        rows = half ? TFB__MIN(TFB__HALF_ROWS, TFB__TILE_ROWS) : TFB__TILE_ROWS;
+        rows = (rest + rows - 1) / rows;
+        rows = (rest + rows - 1) / rows;
 #define TFB__TILE_RUN(R, V)                                                              \
     if (rows == R)                                                                       \
-        for (; vec + V <= vecs; vec += V) TFB__TILE_NAME(R, V)(t, row, vec);
+        for (; vec + V <= vecs && (V != 3 || vec + 4 != vecs); vec += V) {               \
+            if (staged && !half && V * TFB__VW > TFB__PANEL) break;                      \
+            if (half) TFB__TILE_HALF(R, V)(t, row, vec);                                 \
+            else if (staged) TFB__TILE_STAGED(R, V)(t, row, vec);                        \
+            else TFB__TILE_NAME(R, V)(t, row, vec);                                      \
+        }
         TFB__TILES(TFB__TILE_RUN)
 #undef TFB__TILE_RUN
+        staged &= t->reuse;
     }
 }
 
 #undef TFB__TILE_COLS
 #undef TFB__TILE_8
-#undef TFB__TILE_8X8
+#undef TFB__TILE_8X4
+#undef TFB__TILE_4
 #undef TFB__TILE_OFFSET
 #undef TFB__TILE_ZERO
 #undef TFB__TILE_CARRY
 #undef TFB__TILE_B
 #undef TFB__TILE_FMA
 #undef TFB__TILE_STEP
+#undef TFB__TILE_FOLD
+#undef TFB__TILE_BIAS
+#undef TFB__TILE_LAST
+#undef TFB__TILE_FETCH_R
 #undef TFB__TILE_STORE
+#undef TFB__TILE_KEEP
+#undef TFB__TILE_END
+#undef TFB__TILE_FETCH
+#undef TFB__TILE_8X1
+#undef TFB__TILE_1
 #undef TFB__TILE_DEFINE
-
-/* panel[k][16]: lane lane0 + i holds x[i * lane_stride + k * k_stride], others +0. */
-static void TFB__FN(pack)(tfb_idx k, tfb_idx lane0, tfb_idx n, const float *x,
-                          tfb_idx lane_stride, tfb_idx k_stride, float *panel) {
-    tfb_idx i, j;
-    for (j = 0; j < k; j++, panel += TFB__PANEL, x += k_stride) {
-        if (n < TFB__PANEL) memset((void *)panel, 0, TFB__PANEL * sizeof *panel);
-        for (i = 0; i < n; i++) tfb__store_le(panel + lane0 + i, x[i * lane_stride]);
-    }
-}
+#undef TFB__SQUARE_DECLARE
+#undef TFB__SQUARE_F32
+#undef TFB__SQUARE_F16
+#undef TFB__SQUARE_BF16
+#undef TFB__SQUARE_LOAD
+#undef TFB__SQUARE_STORE
+#undef TFB__SKINNY_DEFINE
+#undef TFB__SKINNY_8
+#undef TFB__SKINNY_ONE
+#undef TFB__SKINNY_FMA
+#undef TFB__SKINNY_STEP
 
 /* --- Elementwise. --- */
 TFB__INLINE TFB__VF TFB__FN(identity)(TFB__VF x) {
     return x;
 }
 
-static TFB__NOINLINE TFB__VF TFB__FN(apply)(tfb_fn fn, TFB__VF x) {
-    switch (fn) {
-#define TFB__APPLY(NAME, name)                                                           \
-    case TFB_FN_##NAME: return TFB__FN(name)(x);
-        TFB_FN_LIST(TFB__APPLY)
-#undef TFB__APPLY
-    case TFB__FNS: break;
-    }
-    return x;
-}
-
+/* y = fn(x); a call for each function, so that its loop stays as tight as it can be. */
 static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
     tfb_idx i, j;
-    for (i = 0; i < n; i += TFB__VW) {
-        float lane[TFB__VW], other;
-        TFB__VF v = TFB__VLOADN(x + i, n - i);
-        TFB__VSTORE(lane, v);
-        TFB__VSTOREN(y + i, TFB__FN(apply)(fn, v), n - i);
-        if (fn != TFB_FN_SIN && fn != TFB_FN_COS) continue;
-        for (j = 0; j < TFB__VW && j < n - i; j++) { /* the vector path ends at 2^17 */
-            if (lane[j] >= -131072.0f && lane[j] <= 131072.0f) continue;
-            if (fn == TFB_FN_SIN) tfb__trig_large(lane[j], y + i + j, &other);
-            else tfb__trig_large(lane[j], &other, y + i + j);
-        }
+    switch (fn) {
+#define TFB__MAP(NAME, name)                                                             \
+    case TFB_FN_##NAME:                                                                  \
+        for (i = 0; i < n; i += TFB__VW) {                                               \
+            TFB__VF v = TFB__VLOADN(x + i, n - i), r = TFB__FN(name)(v);                 \
+            float lane[TFB__VW], other;                                                  \
+            TFB__VSTOREN(y + i, r, n - i);                                               \
+            if (fn != TFB_FN_SIN && fn != TFB_FN_COS) continue;                          \
+            TFB__VSTORE(lane, v);                                                        \
+            for (j = 0; j < TFB__VW && j < n - i; j++) {                                 \
+                if (lane[j] >= -131072.0f && lane[j] <= 131072.0f) continue;             \
+                if (fn == TFB_FN_SIN) tfb__trig_large(lane[j], y + i + j, &other);       \
+                else tfb__trig_large(lane[j], &other, y + i + j);                        \
+            }                                                                            \
+        }                                                                                \
+        break;
+        TFB_FN_LIST(TFB__MAP)
+#undef TFB__MAP
+    case TFB__FNS: break;
     }
 }
 
 static void TFB__FN(epilogue)(const tfb__epilogue *e) {
-    const TFB__VF alpha = TFB__VSET1(e->alpha), zero = TFB__VSET1(0.0f);
+    float part[2][TFB__TASK_COLS / 2];
     tfb_idx row, c;
     for (row = 0; row < e->rows; row++) {
-        const float *s = e->s + row * e->s_rs;
+        float *s = e->s + row * e->s_rs;
         const float *up = e->up ? e->up + row * e->s_rs : NULL;
+        if (e->interleaved) {
+            for (c = 0; c < e->cols; c++) {
+                part[0][c] = s[2 * c];
+                part[1][c] = s[2 * c + 1];
+            }
+            s = part[0];
+            up = part[1];
+        }
+        if (e->act != TFB_FN_IDENTITY) TFB__CALL(map, e->act, e->cols, s, s);
         for (c = 0; c < e->cols; c += TFB__VW) {
             const tfb_idx n = e->cols - c;
-            TFB__VF bias = e->bias ? TFB__VLOADN(e->bias + c, n) : zero;
-            TFB__VF v = TFB__FN(gather)(s + c * e->s_cs, e->s_cs, n);
-            v = TFB__FN(apply)(e->act, TFB__VFMA(alpha, v, bias));
-            if (e->up) {
-                TFB__VF u = TFB__FN(gather)(up + c * e->s_cs, e->s_cs, n);
-                bias = e->bias ? TFB__VLOADN(e->bias_up + c, n) : zero;
-                v = TFB__VMUL(v, TFB__VFMA(alpha, u, bias));
-            }
+            TFB__VF v = TFB__VLOADN(s + c, n);
+            if (up) v = TFB__VMUL(v, TFB__VLOADN(up + c, n));
             if (e->r)
                 v = TFB__VADD(
                     v, TFB__FN(gather)(e->r + row * e->r_rs + c * e->r_cs, e->r_cs, n));
@@ -2501,18 +3189,26 @@ static void TFB__FN(attn_tile)(const tfb__attn *a, tfb__attn_state *w, const flo
     const tfb_idx p1 = (end + TFB__PANEL - 1) / TFB__PANEL;
     tfb_idx r, p;
     int mixed = 0, finite = 1;
+    tfb__source source;
     tfb__mm mm;
+    source.lane_stride = a->k_st[2];
+    source.k_stride = a->k_st[3];
+    source.dtype = TFB_F32;
+    source.little = 0;
     for (p = p0; p < p1; p++) {
         const tfb_idx from = TFB__MAX(at, p * TFB__PANEL);
         const tfb_idx to = TFB__MIN(end, (p + 1) * TFB__PANEL);
-        TFB__CALL(pack, a->D, from % TFB__PANEL, to - from,
-                  k + (j0 + from - at) * a->k_st[2], a->k_st[2], a->k_st[3],
-                  w->keys + p * a->D * TFB__PANEL);
+        float *keys = w->keys + p * a->D * TFB__PANEL;
+        if (to - from < TFB__PANEL)
+            memset((void *)keys, 0, (size_t)(a->D * TFB__PANEL) * sizeof(float));
+        source.x = k + (j0 + from - at) * a->k_st[2];
+        TFB__CALL(pack, &source, a->D, to - from, to - from, keys + from % TFB__PANEL);
     }
     memset((void *)&mm, 0, sizeof mm);
     mm.rows = w->rows;
-    mm.panels = p1 - p0;
+    mm.cols = (p1 - p0) * TFB__PANEL;
     mm.k = mm.lda = a->D;
+    mm.bks = TFB__PANEL;
     mm.a = w->q;
     mm.b = w->keys + p0 * a->D * TFB__PANEL;
     mm.bps = a->D * TFB__PANEL;
@@ -2527,9 +3223,11 @@ static void TFB__FN(attn_tile)(const tfb__attn *a, tfb__attn_state *w, const flo
     }
     for (p = 0; p < w->panels; p++) {
         float *values = w->values + (p * TFB__KT + at) * TFB__PANEL;
-        TFB__CALL(pack, j1 - j0, 0, TFB__MIN(TFB__PANEL, a->Dv - p * TFB__PANEL),
-                  v + j0 * a->v_st[2] + p * TFB__PANEL * a->v_st[3], a->v_st[3],
-                  a->v_st[2], values);
+        source.x = v + j0 * a->v_st[2] + p * TFB__PANEL * a->v_st[3];
+        source.lane_stride = a->v_st[3];
+        source.k_stride = a->v_st[2];
+        TFB__CALL(pack, &source, j1 - j0, TFB__MIN(TFB__PANEL, a->Dv - p * TFB__PANEL),
+                  TFB__PANEL, values);
         if (mixed) finite &= tfb__all_finite((j1 - j0) * TFB__PANEL, values);
     }
     if (!finite) {
@@ -2539,7 +3237,7 @@ static void TFB__FN(attn_tile)(const tfb__attn *a, tfb__attn_state *w, const flo
                       TFB__MAX(w->lo[r], j0) - j0 + at, TFB__MIN(w->hi[r], j1) - j0 + at);
         return;
     }
-    mm.panels = w->panels;
+    mm.cols = w->panels * TFB__PANEL;
     mm.k = j1 - j0;
     mm.a = w->s + at;
     mm.lda = TFB__KT;
@@ -2634,6 +3332,7 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(mm),
     TFB__FN(epilogue),
     TFB__FN(pack),
+    TFB__FN(collect),
     TFB__FN(map),
     TFB__FN(norm),
     TFB__FN(softmax),
@@ -2662,7 +3361,11 @@ typedef struct tfb__isa_row {
 } tfb__isa_row;
 
 #if !TFB__X86
-#define tfb__kernels_avx2 tfb__kernels_scalar
+#define tfb__kernels_avx512 tfb__kernels_scalar
+#define tfb__kernels_avx2   tfb__kernels_scalar
+#endif
+#if !TFB__NEON
+#define tfb__kernels_neon tfb__kernels_scalar
 #endif
 
 /* Row i of TFB__ISA_LIST; 0 past the last. */
@@ -2736,6 +3439,11 @@ TFB_API tfb_status tfb_build_info(tfb_ctx *ctx) {
             !tfb__isa_usable(&row, ctx->cpu) || row.kernels->probe(a, a, -1.00048828125f),
             ctx, TFB_ERR_UNSUPPORTED,
             "tfb_build_info: compiler flags change the arithmetic of %s", row.name);
+#ifdef TFB_USE_CBLAS
+    return tfb__fail(ctx, TFB_ERR_UNSUPPORTED,
+                     "tfb_build_info: TFB_USE_CBLAS: large products have the bits of the "
+                     "CBLAS library, not those of the contract");
+#endif
 #ifndef TFB_NO_MESSAGES
     tfb__fail(ctx, TFB_OK, "tfblocks %s, table %s, numeric contract holds", TFB_VERSION,
               tfb_isa_name(ctx));
@@ -2830,14 +3538,6 @@ static uint16_t tfb__f16_of(float x) {
     u >>= shift;
     if (rest > 1u << (shift - 1) || (rest == 1u << (shift - 1) && (u & 1))) u++;
     return (uint16_t)(sign | u);
-}
-
-static float tfb__f16_to(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 0x3FF;
-    if (e == 31) return tfb__float_of(sign | 0x7F800000 | m << 13);
-    if (e) return tfb__float_of(sign | (e + 112) << 23 | m << 13);
-    return sign ? -((float)m * 5.9604644775390625e-8f)
-                : (float)m * 5.9604644775390625e-8f;
 }
 
 static uint16_t tfb__bf16_of(float x) {
@@ -3074,13 +3774,21 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) 
 
 /* ===== [13] MATMUL AND LINEAR ======================================================= */
 /* One engine, tfb__gemm, serves both: y[M, N] = epilogue(A[M, K] W[N, K]^T) over batches.
- * The work is cut into tasks of task_rows x task_cols outputs; a task packs what is not
- * packed, and per TFB__STRIP rows runs the mm kernel into a strip of sums that stays in
- * cache and the epilogue from there. No cut changes a bit. */
+ * The work is cut into tasks of task_rows x task_cols outputs. A task goes through strips
+ * of rows, a strip through chunks of k: so a chunk of W (192 x 256), one of A and the
+ * sums stay in a second-level cache of a megabyte. Panels that no pack provides are
+ * filled while the first rows are computed. Sums go straight to y where nothing but alpha
+ * and bias follows, else to scratch and from there through the epilogue. No cut changes
+ * a bit. */
 
-#define TFB__STRIP     48
-#define TFB__TASK_ROWS 384
-#define TFB__TASK_COLS 64
+#define TFB__STRIP      48  /* rows of sums at a time; more where K makes W's task */
+#define TFB__STRIP_LONG 192 /* outgrow the cache, and W comes from memory each strip */
+#define TFB__LONG_K     768
+#define TFB__FEW_ROWS   64      /* up to here k is not cut: W is read in one sweep, and */
+#define TFB__FEW_FLOATS 131072  /* that many floats of it stay for the next rows */
+#define TFB__TINY       64      /* extents below which checks would cost too much */
+#define TFB__IN_PLACE   65536   /* bytes of a B that is read where it lies */
+#define TFB__WAKE_WORK  1048576 /* multiply-adds below which no worker is woken */
 
 #define TFB__PACK_MAGIC   "TFBPACK1"
 #define TFB__PACK_HEADER  64
@@ -3096,74 +3804,170 @@ typedef struct tfb__gemm {
     float alpha;
     tfb_fn act;
     tfb_gate gate;
-    int packed;
+    int packed; /* panels, of w.dtype */
     const tfb__kernels *isa;
-    tfb_idx task_rows, tasks_m, tasks_n;
-    tfb_idx strip, panels; /* rows and panels of the sums a task holds at a time */
-    float *sums, *biases, *rows, *w_panels; /* scratch of worker 0 */
+    tfb_idx task_rows, task_cols, tasks_m, tasks_n;
+    tfb_idx strip, chunk, width; /* rows, k and columns of the sums held at a time */
+    int direct;                  /* results go to y from registers; partial sums too, */
+    int apart;                   /* unless y could be the residual, and not yet read */
+    int reuse;                   /* one tile takes all rows: panels live for a stage */
+    int gathered;                /* rows of A have to be made contiguous */
+    int in_place;                /* whole panels of W are read where they lie */
+    float *sums, *biases, *rows, *panels; /* scratch of worker 0 */
+    tfb_idx panel_floats;                 /* of one worker */
 } tfb__gemm;
 
-/* Output column c of a (gated) product needs these columns of A W^T. */
+/* Column c of a (gated) product needs this column of A W^T. */
 static tfb_idx tfb__gate_column(const tfb__gemm *g, tfb_idx c, int up) {
     if (g->gate == TFB_GATE_HALVES) return c + (up ? g->cols : 0);
     return g->gate == TFB_GATE_INTERLEAVED ? 2 * c + up : c;
 }
 
-static const float *tfb__at(const tfb_tensor *t, int batch_dims, tfb_idx batch, tfb_idx i,
-                            tfb_idx j) {
-    return (const float *)t->data + tfb__offset(t, batch_dims, batch) +
-           i * t->stride[batch_dims] + j * t->stride[batch_dims + 1];
+static void *tfb__at(const tfb_tensor *t, int batch_dims, tfb_idx batch, tfb_idx i,
+                     tfb_idx j) {
+    const tfb_idx at = (batch_dims ? tfb__offset(t, batch_dims, batch) : 0) +
+                       i * t->stride[batch_dims] + j * t->stride[batch_dims + 1];
+    return (char *)t->data + at * (tfb_idx)tfb_dtype_size(t->dtype);
 }
 
-/* Sets mm up for columns n0 .. n1 - 1 of A W^T, packing plain weights into panels. Column
- * n0 will be number n0 % 16 of the sums; returns how many columns of sums are written. */
-static tfb_idx tfb__gemm_columns(const tfb__gemm *g, tfb__mm *mm, tfb_idx batch,
-                                 tfb_idx n0, tfb_idx n1, float *panels) {
-    const tfb_idx p0 = n0 / TFB__PANEL, p1 = (n1 + TFB__PANEL - 1) / TFB__PANEL;
-    tfb_idx p;
-    mm->panels = p1 - p0;
-    mm->bps = TFB__PANEL * g->K;
-    mm->b = panels;
-    if (g->packed) mm->b = (const float *)g->w.data + p0 * mm->bps;
-    for (p = p0; !g->packed && p < p1; p++)
-        g->isa->pack(g->K, 0, TFB__MIN(TFB__PANEL, g->N - p * TFB__PANEL),
-                     tfb__at(&g->w, g->batch_dims, batch, p * TFB__PANEL, 0),
-                     g->w.stride[g->batch_dims], g->w.stride[g->batch_dims + 1],
-                     panels + (p - p0) * mm->bps);
-    return mm->panels * TFB__PANEL;
-}
+/* One task at work: up to two ranges of columns of A W^T, each a product of its own. */
+typedef struct tfb__task {
+    const tfb__gemm *g;
+    tfb_idx batch, m0, m1, c0, cols;
+    float *sums, *biases, *rows, *panels;
+    float *first;     /* where the sums of column c0 begin */
+    tfb_idx used;     /* floats of panels */
+    tfb_idx from[2];  /* the column of A W^T that column 0 of the sums is */
+    const char *w[2]; /* where k = 0 of the panels, or of their source, lies */
+    int ranges;
+    tfb__mm mm[2];
+} tfb__task;
 
-/* Rows m .. m + mm->rows - 1 of A for the mm kernel, gathered if columns are strided. */
-static void tfb__gemm_rows(const tfb__gemm *g, tfb__mm *mm, tfb_idx batch, tfb_idx m,
-                           float *rows) {
-    const tfb_idx step = g->a.stride[g->batch_dims + 1];
-    tfb_idx i, k;
-    mm->a = tfb__at(&g->a, g->batch_dims, batch, m, 0);
-    mm->lda = g->a.stride[g->batch_dims];
-    if (!rows) return;
-    for (i = 0; i < mm->rows; i++)
-        for (k = 0; k < g->K; k++) rows[i * g->K + k] = mm->a[i * mm->lda + k * step];
-    mm->a = rows;
-    mm->lda = g->K;
-}
-
-/* The parts of an epilogue that do not change from strip to strip. */
-static void tfb__gemm_epilogue(const tfb__gemm *g, tfb__epilogue *e, tfb_idx c0,
-                               int worker) {
+/* The next range, columns n0 .. n1 - 1, with sums that begin at s. Panels of a pack begin
+ * at multiples of 16, so the range may begin earlier there. Returns column n0's place. */
+static float *tfb__task_range(tfb__task *t, tfb_idx n0, tfb_idx n1, float *s,
+                              int in_place) {
+    const tfb__gemm *g = t->g;
     const int b = g->batch_dims;
-    tfb_idx c;
-    if (g->has_bias) {
-        float *biases = g->biases + worker * 2 * TFB__TASK_COLS;
-        e->bias = biases;
-        e->bias_up = biases + TFB__TASK_COLS;
-        for (c = 0; c < e->cols; c++) {
-            biases[c] = g->bias[tfb__gate_column(g, c0 + c, 0) * g->bias_stride];
-            if (g->gate)
-                biases[TFB__TASK_COLS + c] =
-                    g->bias[tfb__gate_column(g, c0 + c, 1) * g->bias_stride];
-        }
+    tfb__mm *mm = &t->mm[t->ranges];
+    const tfb_idx skip = g->packed ? n0 % TFB__PANEL : 0, first = n0 - skip;
+    t->from[t->ranges] = first;
+    mm->s = s;
+    mm->lds = t->sums ? g->width : g->y.stride[b];
+    mm->ldy = g->direct ? g->y.stride[b] : mm->lds;
+    mm->relu = g->direct && g->act == TFB_FN_RELU;
+    if (g->direct)
+        mm->y = (float *)tfb__at(&g->y, b, t->batch, t->m0, t->c0 + (s - t->first));
+    if (g->direct && g->r.ndim) {
+        mm->ldr = g->r.stride[b];
+        mm->r = (float *)tfb__at(&g->r, b, t->batch, t->m0, t->c0 + (s - t->first));
     }
-    e->alpha = g->alpha;
+    mm->cols = n1 - first;
+    mm->bks = TFB__PANEL;
+    mm->bps = g->K * TFB__PANEL;
+    mm->source.lane_stride = g->packed ? 1 : g->w.stride[b];
+    mm->source.k_stride = g->packed ? TFB__PANEL : g->w.stride[b + 1];
+    mm->source.little = g->packed;
+    mm->source.dtype = g->w.dtype;
+    mm->source_step = g->packed ? mm->bps : TFB__PANEL * g->w.stride[b];
+    mm->staged = !in_place && !(g->packed && g->w.dtype == TFB_F32);
+    if (g->packed)
+        t->w[t->ranges] =
+            (const char *)g->w.data + first * g->K * (tfb_idx)tfb_dtype_size(g->w.dtype);
+    else t->w[t->ranges] = (char *)tfb__at(&g->w, b, t->batch, first, 0);
+    if (in_place) {
+        mm->bks = mm->source.k_stride;
+        mm->bps = TFB__PANEL;
+    }
+    if (mm->staged) {
+        const tfb_idx panels = (mm->cols + TFB__PANEL - 1) / TFB__PANEL;
+        if (g->reuse) mm->bps = TFB__STAGE * TFB__PANEL;
+        mm->reuse = g->reuse;
+        mm->b = t->panels + t->used;
+        t->used += panels * mm->bps;
+    }
+    t->ranges++;
+    return s + skip;
+}
+
+static void tfb__task_bias(tfb__task *t) {
+    const tfb__gemm *g = t->g;
+    tfb_idx c, at = 0;
+    int i;
+    for (i = 0; i < t->ranges; i++) {
+        for (c = 0; g->has_bias && c < t->mm[i].cols; c++)
+            t->biases[at + c] = g->bias[(t->from[i] + c) * g->bias_stride];
+        t->mm[i].bias = g->has_bias ? t->biases + at : NULL;
+        t->mm[i].alpha = g->alpha;
+        at += t->mm[i].cols;
+    }
+}
+
+/* k0 .. k0 + n - 1 of A's rows m .., gathered if they are strided. */
+static const float *tfb__task_rows(const tfb__task *t, tfb_idx m, tfb_idx rows,
+                                   tfb_idx k0, tfb_idx n, tfb_idx *lda) {
+    const tfb__gemm *g = t->g;
+    const tfb_idx rs = g->a.stride[g->batch_dims], ks = g->a.stride[g->batch_dims + 1];
+    const float *a =
+        (const float *)(void *)tfb__at(&g->a, g->batch_dims, t->batch, m, k0);
+    *lda = rs;
+    if (!t->rows) return a;
+    g->isa->collect(rows, n, a, rs, ks, t->rows);
+    *lda = n;
+    return t->rows;
+}
+
+/* Chunk k0 .. k0 + n - 1 of rows m ..: the sums, and in the end alpha and bias. */
+static void tfb__task_chunk(tfb__task *t, tfb_idx m, tfb_idx rows, tfb_idx k0,
+                            tfb_idx n) {
+    const tfb__gemm *g = t->g;
+    tfb_idx lda = 0;
+    const float *a = tfb__task_rows(t, m, rows, k0, n, &lda);
+    int i;
+    for (i = 0; i < t->ranges; i++) {
+        tfb__mm *mm = &t->mm[i], now = *mm;
+        now.rows = rows;
+        now.k = n;
+        now.a = a;
+        now.lda = lda;
+        now.add = k0 > 0;
+        now.last = k0 + n >= g->K;
+        now.source.x = t->w[i] + k0 * now.source.k_stride *
+                                     (tfb_idx)tfb_dtype_size(now.source.dtype);
+        if (!now.b) now.b = (float *)(uintptr_t)now.source.x;
+        else if (!now.reuse) now.b += k0 * TFB__PANEL;
+        now.staged = mm->staged && (m == t->m0 || now.reuse);
+        if (!t->sums) now.s += (m - t->m0) * now.lds;
+        if (now.r) now.r += (m - t->m0) * now.ldr;
+        now.y = g->direct ? now.y + (m - t->m0) * now.ldy : now.s;
+        g->isa->mm(&now);
+    }
+}
+
+static void tfb__task_setup(tfb__task *t, tfb__epilogue *e) {
+    const tfb__gemm *g = t->g;
+    const tfb_idx c1 = t->c0 + t->cols, n0 = tfb__gate_column(g, t->c0, 0);
+    const int b = g->batch_dims;
+    float *s = t->sums;
+    if (!s) s = (float *)tfb__at(&g->y, b, t->batch, t->m0, t->c0);
+    t->first = s;
+    if (g->in_place) {
+        const tfb_idx whole = t->cols / TFB__PANEL * TFB__PANEL;
+        if (whole) tfb__task_range(t, n0, n0 + whole, s, 1);
+        if (whole < t->cols) tfb__task_range(t, n0 + whole, n0 + t->cols, s + whole, 0);
+    } else if (g->gate == TFB_GATE_INTERLEAVED) {
+        e->interleaved = 1;
+        s = tfb__task_range(t, n0, 2 * c1, s, 0);
+    } else {
+        const tfb_idx u0 = tfb__gate_column(g, t->c0, 1);
+        s = tfb__task_range(t, n0, n0 + t->cols, s, 0);
+        if (g->gate)
+            e->up = tfb__task_range(t, u0, u0 + t->cols, t->sums + g->width / 2, 0);
+    }
+    tfb__task_bias(t);
+    e->cols = t->cols;
+    e->s = s;
+    e->s_rs = g->width;
     e->act = g->act;
     e->y_rs = g->y.stride[b];
     e->y_cs = g->y.stride[b + 1];
@@ -3171,49 +3975,32 @@ static void tfb__gemm_epilogue(const tfb__gemm *g, tfb__epilogue *e, tfb_idx c0,
     e->r_cs = g->r.stride[b + 1];
 }
 
-/* Computes the sums of one task: one range of columns, or two for gate and up halves. */
 static void tfb__gemm_task(void *arg, tfb_idx i, int worker) {
     const tfb__gemm *g = (const tfb__gemm *)arg;
-    const tfb_idx tasks = g->tasks_m * g->tasks_n, batch = i / tasks;
-    const tfb_idx m0 = i % tasks / g->tasks_n * g->task_rows;
-    const tfb_idx m1 = TFB__MIN(m0 + g->task_rows, g->M);
-    const tfb_idx c0 = i % tasks % g->tasks_n * TFB__TASK_COLS;
-    const tfb_idx c1 = TFB__MIN(c0 + TFB__TASK_COLS, g->cols);
-    const tfb_idx n0 = tfb__gate_column(g, c0, 0), u0 = tfb__gate_column(g, c0, 1);
-    const int ranges = g->gate == TFB_GATE_HALVES ? 2 : 1;
-    const int both = g->gate == TFB_GATE_INTERLEAVED;
-    float *sums = g->sums + worker * g->strip * g->panels * TFB__PANEL;
-    float *rows = g->rows ? g->rows + worker * g->strip * g->K : NULL;
-    float *panels = g->w_panels;
-    tfb__mm mm[2];
+    const tfb_idx tasks = g->tasks_m * g->tasks_n;
+    tfb__task t;
     tfb__epilogue e;
-    tfb_idx m, filled;
-    int j;
-    memset((void *)mm, 0, sizeof mm);
+    tfb_idx m, k0;
+    memset((void *)&t, 0, sizeof t);
     memset((void *)&e, 0, sizeof e);
-    if (panels) panels += worker * g->panels * TFB__PANEL * g->K;
-    filled =
-        tfb__gemm_columns(g, &mm[0], batch, n0, both ? 2 * c1 : n0 + c1 - c0, panels);
-    if (ranges == 2)
-        tfb__gemm_columns(g, &mm[1], batch, u0, u0 + c1 - c0,
-                          panels ? panels + filled * g->K : NULL);
-    e.cols = c1 - c0;
-    e.s = sums + n0 % TFB__PANEL;
-    e.s_rs = mm[0].lds = mm[1].lds = g->panels * TFB__PANEL;
-    e.s_cs = both ? 2 : 1;
-    if (g->gate) e.up = both ? e.s + 1 : sums + filled + u0 % TFB__PANEL;
-    tfb__gemm_epilogue(g, &e, c0, worker);
-    mm[0].k = mm[1].k = g->K;
-    mm[0].s = sums;
-    mm[1].s = sums + filled;
-    for (m = m0; m < m1; m += g->strip) {
-        e.rows = mm[0].rows = mm[1].rows = TFB__MIN(g->strip, m1 - m);
-        tfb__gemm_rows(g, &mm[0], batch, m, rows);
-        mm[1].a = mm[0].a;
-        mm[1].lda = mm[0].lda;
-        for (j = 0; j < ranges; j++) g->isa->mm(&mm[j]);
-        e.y = (float *)(uintptr_t)tfb__at(&g->y, g->batch_dims, batch, m, c0);
-        if (g->r.ndim) e.r = tfb__at(&g->r, g->batch_dims, batch, m, c0);
+    t.g = g;
+    t.batch = i / tasks;
+    t.m0 = i % tasks / g->tasks_n * g->task_rows;
+    t.m1 = TFB__MIN(t.m0 + g->task_rows, g->M);
+    t.c0 = i % tasks % g->tasks_n * g->task_cols;
+    t.cols = TFB__MIN(g->task_cols, g->cols - t.c0);
+    if (g->sums) t.sums = g->sums + worker * g->strip * g->width;
+    if (g->biases) t.biases = g->biases + worker * g->width;
+    if (g->rows) t.rows = g->rows + worker * g->strip * g->chunk;
+    if (g->panels) t.panels = g->panels + worker * g->panel_floats;
+    tfb__task_setup(&t, &e);
+    for (m = t.m0; m < t.m1; m += g->strip) {
+        e.rows = TFB__MIN(g->strip, t.m1 - m);
+        for (k0 = 0; k0 == 0 || k0 < g->K; k0 += g->chunk)
+            tfb__task_chunk(&t, m, e.rows, k0, TFB__MIN(g->chunk, g->K - k0));
+        if (g->direct) continue;
+        e.y = (float *)tfb__at(&g->y, g->batch_dims, t.batch, m, t.c0);
+        if (g->r.ndim) e.r = (float *)tfb__at(&g->r, g->batch_dims, t.batch, m, t.c0);
         g->isa->epilogue(&e);
     }
 }
@@ -3245,45 +4032,258 @@ static void tfb__gemm_merge(tfb__gemm *g) {
     }
 }
 
+/* Cuts the outputs into tasks: columns first, so that no two tasks pack the same part of
+ * W, and into a multiple of the workers; rows too where there are not enough columns. */
+static void tfb__gemm_grid(tfb__gemm *g, tfb_idx batches, tfb_idx workers) {
+    const tfb_idx unit = workers > 1 || g->cols < 96 ? TFB__PANEL : 3 * TFB__PANEL;
+    tfb_idx most = TFB__TASK_COLS, n;
+    if (g->M > TFB__SKINNY && g->M <= TFB__FEW_ROWS && g->K > 0)
+        most = TFB__MAX(96, TFB__MIN(most, TFB__FEW_FLOATS / g->K / 48 * 48));
+    if (g->gate) most /= 2;
+    n = (g->cols + most - 1) / most;
+    g->tasks_m = 1;
+    if (batches * n < 8 * workers) {
+        tfb_idx even = n;
+        while (batches * even % workers && even * 2 * TFB__PANEL < g->cols) even++;
+        if (batches * even % workers == 0) n = even;
+        else g->tasks_m = TFB__MIN(workers, (g->M + 7) / 8);
+    }
+    g->task_cols = ((g->cols + n - 1) / n + unit - 1) / unit * unit;
+    g->task_cols = TFB__MIN(g->task_cols, most);
+    g->tasks_n = (g->cols + g->task_cols - 1) / g->task_cols;
+    g->task_rows = (g->M + g->tasks_m - 1) / g->tasks_m;
+    g->tasks_m = (g->M + g->task_rows - 1) / g->task_rows;
+}
+
+/* How the work is done; everything that scratch depends on. */
+static void tfb__gemm_plan(tfb__gemm *g, tfb_idx batches, tfb_idx workers) {
+    const int b = g->batch_dims;
+    const tfb_idx ks = g->w.stride[b + 1];
+    tfb__gemm_grid(g, batches, workers);
+    g->direct = !g->gate && g->act <= TFB_FN_RELU &&
+                (g->cols == 1 ||
+                 (g->y.stride[b + 1] == 1 && (!g->r.ndim || g->r.stride[b + 1] == 1)));
+    g->apart = g->r.ndim && g->K > TFB__BLOCK;
+    g->reuse = g->task_rows <= TFB__SKINNY;
+    g->gathered = g->a.stride[b + 1] != 1 && g->K > 1;
+    g->strip = g->K > TFB__LONG_K ? TFB__STRIP_LONG : TFB__STRIP;
+    g->strip = TFB__MIN(g->strip, g->task_rows);
+    g->chunk = TFB__MAX(g->K, 1);
+    if (g->task_rows > TFB__FEW_ROWS || g->gathered)
+        g->chunk = TFB__MIN(g->chunk, TFB__BLOCK);
+    g->in_place = !g->packed && !g->gate && !TFB__BIG_ENDIAN && g->w.dtype == TFB_F32 &&
+                  g->w.stride[b] == 1 &&
+                  (g->reuse ||
+                   tfb__size_mul(4 * (size_t)g->K, tfb__stride_abs(ks)) <= TFB__IN_PLACE);
+    g->width = (g->task_cols + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    if (g->gate) g->width = 2 * (g->width + TFB__PANEL);
+}
+
+#ifdef TFB_USE_CBLAS
+#define TFB__CBLAS_WORK 2097152 /* multiply-adds from which on a call is worth it */
+
+/* Which way a matrix lies for BLAS: 1 rows, 2 columns, 0 neither. */
+static int tfb__cblas_order(tfb_idx rows, tfb_idx cols, tfb_idx rs, tfb_idx cs) {
+    if (rows > INT_MAX || cols > INT_MAX || rs > INT_MAX || cs > INT_MAX) return 0;
+    if (cs == 1 && rs >= cols) return 1;
+    return rs == 1 && cs >= rows ? 2 : 0;
+}
+
+/* The whole product by cblas_sgemm, if it is large and lies as BLAS wants it: bias goes
+ * to y first, the activation follows in place. Returns 0 if it does not apply. */
+static int tfb__gemm_cblas(const tfb__gemm *g, tfb_idx batches) {
+    const int b = g->batch_dims;
+    const tfb_idx ars = g->a.stride[b], aks = g->a.stride[b + 1], ys = g->y.stride[b];
+    const tfb_idx ws = g->w.stride[b], wks = g->w.stride[b + 1];
+    const int a_order = tfb__cblas_order(g->M, g->K, ars, aks);
+    const int w_order = tfb__cblas_order(g->N, g->K, ws, wks);
+    const size_t work = tfb__size_mul((size_t)g->M, (size_t)g->K);
+    tfb_idx i, m, n;
+    if (g->packed || g->gate || g->r.ndim || g->w.dtype != TFB_F32) return 0;
+    if (tfb__size_mul(work, (size_t)g->N) < TFB__CBLAS_WORK || !a_order || !w_order ||
+        tfb__cblas_order(g->M, g->N, ys, g->y.stride[b + 1]) != 1)
+        return 0;
+    for (i = 0; i < batches; i++) {
+        float *y = (float *)tfb__at(&g->y, b, i, 0, 0);
+        for (m = 0; g->has_bias && m < g->M; m++)
+            for (n = 0; n < g->N; n++) y[m * ys + n] = g->bias[n * g->bias_stride];
+        cblas_sgemm(
+            CblasRowMajor, a_order == 1 ? CblasNoTrans : CblasTrans,
+            w_order == 1 ? CblasTrans : CblasNoTrans, (int)g->M, (int)g->N, (int)g->K,
+            g->alpha, (const float *)tfb__at(&g->a, b, i, 0, 0),
+            (int)(a_order == 1 ? ars : aks), (const float *)tfb__at(&g->w, b, i, 0, 0),
+            (int)(w_order == 1 ? ws : wks), g->has_bias ? 1.0f : 0.0f, y, (int)ys);
+        for (m = 0; g->act != TFB_FN_IDENTITY && m < g->M; m++)
+            g->isa->map(g->act, g->N, y + m * ys, y + m * ys);
+    }
+    return 1;
+}
+#endif
+
+/* Scratch for one worker's panels, in floats. */
+static tfb_idx tfb__gemm_panel_floats(const tfb__gemm *g) {
+    const tfb_idx steps = g->reuse ? TFB__STAGE : g->K;
+    if (g->packed && g->w.dtype == TFB_F32) return 0;
+    if (!g->in_place) return (tfb_idx)tfb__size_mul((size_t)g->width, (size_t)steps);
+    return g->cols % TFB__PANEL ? TFB__PANEL * steps : 0;
+}
+
 static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
-    const int workers = tfb__workers(ctx);
-    tfb_idx batches = 1, gathered;
+    tfb_idx batches = 1;
+    int workers = tfb__workers(ctx), i;
     tfb__mark mark;
     tfb_status status;
-    int i;
     if (tfb_numel(&g->y) == 0) return TFB_OK;
     if (g->K == 0) { /* nothing is read, and data may be NULL */
         memset((void *)g->a.stride, 0, sizeof g->a.stride);
         memset((void *)g->w.stride, 0, sizeof g->w.stride);
         g->a.data = g->w.data = (void *)(uintptr_t)tfb__iota;
+        g->w.dtype = TFB_F32;
         g->packed = 1;
     }
     tfb__gemm_merge(g);
     for (i = 0; i < g->batch_dims; i++) batches *= g->y.shape[i];
     g->isa = ctx->isa;
-    g->tasks_n = (g->cols + TFB__TASK_COLS - 1) / TFB__TASK_COLS;
-    g->task_rows = TFB__TASK_ROWS;
-    while (g->task_rows > TFB__STRIP &&
-           (g->M + g->task_rows - 1) / g->task_rows * g->tasks_n * batches < 2 * workers)
-        g->task_rows /= 2;
-    g->tasks_m = (g->M + g->task_rows - 1) / g->task_rows;
-    g->strip = TFB__MIN(TFB__STRIP, g->M);
-    g->panels = TFB__MIN(TFB__TASK_COLS, g->cols + TFB__PANEL - 1) / TFB__PANEL;
-    if (g->gate) g->panels = 2 * g->panels + 1;
-    gathered = g->a.stride[g->batch_dims + 1] != 1 && g->K > 1 ? g->K : 0;
+#ifdef TFB_USE_CBLAS
+    if (!ctx->measuring && tfb__gemm_cblas(g, batches)) return TFB_OK;
+#endif
+    if (tfb__size_mul((size_t)tfb_numel(&g->y), (size_t)g->K) < TFB__WAKE_WORK)
+        workers = 1;
+    tfb__gemm_plan(g, batches, workers);
+    g->panel_floats = tfb__gemm_panel_floats(g);
     mark = tfb__scratch_begin(ctx);
-    g->sums =
-        (float *)tfb__take(ctx, workers, 4 * (size_t)(g->strip * g->panels * TFB__PANEL));
-    g->biases = (float *)tfb__take(ctx, g->has_bias ? workers : 0, 8 * TFB__TASK_COLS);
-    g->rows = (float *)tfb__take(ctx, workers,
-                                 tfb__size_mul((size_t)gathered, 4 * (size_t)g->strip));
-    g->w_panels = (float *)tfb__take(
-        ctx, g->packed ? 0 : workers,
-        tfb__size_mul((size_t)g->K, 4 * TFB__PANEL * (size_t)g->panels));
+    g->sums = (float *)tfb__take(ctx, g->direct && !g->apart ? 0 : workers,
+                                 4 * (size_t)(g->strip * g->width));
+    g->biases = (float *)tfb__take(ctx, g->has_bias ? workers : 0, 4 * (size_t)g->width);
+    g->rows = (float *)tfb__take(ctx, g->gathered ? workers : 0,
+                                 4 * (size_t)(g->strip * g->chunk));
+    g->panels =
+        (float *)tfb__take(ctx, workers, tfb__size_mul((size_t)g->panel_floats, 4));
     status = tfb__scratch_ready(ctx, fn);
-    if (status == TFB_OK && !ctx->measuring)
-        tfb__parallel(ctx, batches * g->tasks_m * g->tasks_n, tfb__gemm_task, g);
+    if (status == TFB_OK && !ctx->measuring) {
+        const tfb_idx tasks = batches * g->tasks_m * g->tasks_n;
+        tfb_idx t;
+        if (workers > 1) tfb__parallel(ctx, tasks, tfb__gemm_task, g);
+        for (t = 0; workers == 1 && t < tasks; t++) tfb__gemm_task(g, t, 0);
+    }
     return tfb__scratch_end(ctx, mark, status);
+}
+
+static void tfb__put_u64(unsigned char *p, uint64_t v) {
+    int i;
+    for (i = 0; i < 8; i++) p[i] = (unsigned char)(v >> (8 * i) & 255);
+}
+
+static uint64_t tfb__get_u64(const unsigned char *p) {
+    uint64_t v = 0;
+    int i;
+    for (i = 7; i >= 0; i--) v = v << 8 | p[i];
+    return v;
+}
+
+/* Magic, version, dtype, N, K, the rest zero. */
+static void tfb__pack_header(unsigned char *p, tfb_idx n, tfb_idx k, tfb_dtype dtype) {
+    memset(p, 0, TFB__PACK_HEADER);
+    memcpy(p, TFB__PACK_MAGIC, 8);
+    tfb__put_u64(p + 8, (uint64_t)dtype << 32 | TFB__PACK_VERSION);
+    tfb__put_u64(p + 16, (uint64_t)n);
+    tfb__put_u64(p + 24, (uint64_t)k);
+}
+
+/* 1 for a plain matrix of small extents: what a tiny product takes without a look at
+ * anything else. */
+TFB__INLINE int tfb__is_tiny(const tfb_tensor *t) {
+    const tfb_idx rows = t->shape[0], cols = t->shape[1], step = t->stride[0];
+    return t->ndim == 2 && t->dtype == TFB_F32 && t->stride[1] == 1 && rows > 0 &&
+           cols > 0 && rows <= TFB__TINY && cols <= TFB__TINY && step >= cols &&
+           step <= 16 * TFB__TINY && t->data && (uintptr_t)t->data % sizeof(float) == 0;
+}
+
+/* Do the rows of two tiny matrices keep apart? */
+TFB__INLINE int tfb__is_apart(const tfb_tensor *a, const tfb_tensor *b) {
+    const float *x = (const float *)a->data, *y = (const float *)b->data;
+    return x + a->shape[0] * a->stride[0] <= y || y + b->shape[0] * b->stride[0] <= x;
+}
+
+/* The checks and plans of the general path take longer than a tiny product. What follows
+ * computes one that is in order in every way and returns 0 for all others; its scratch is
+ * what the general path would take. */
+static int tfb__tiny(tfb__mm *mm, const tfb_ctx *ctx, const tfb_tensor *a,
+                     const tfb_tensor *y) {
+    if (!a || !y || ctx->measuring || TFB__BIG_ENDIAN) return 0;
+    if (!tfb__is_tiny(a) || !tfb__is_tiny(y) || !tfb__is_apart(y, a)) return 0;
+    if (a->shape[0] != y->shape[0]) return 0;
+    memset((void *)mm, 0, sizeof *mm);
+    mm->rows = y->shape[0];
+    mm->cols = y->shape[1];
+    mm->k = a->shape[1];
+    mm->a = (const float *)a->data;
+    mm->lda = a->stride[0];
+    mm->s = (float *)y->data;
+    mm->y = mm->s;
+    mm->lds = mm->ldy = y->stride[0];
+    mm->bks = TFB__PANEL;
+    mm->bps = TFB__PANEL * mm->k;
+    mm->alpha = 1;
+    mm->last = 1;
+    return 1;
+}
+
+static int tfb__matmul_tiny(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
+                            const tfb_tensor *y) {
+    tfb__mm mm;
+    if (!b || !tfb__is_tiny(b) || !tfb__tiny(&mm, ctx, a, y)) return 0;
+    if (b->shape[0] != mm.k || b->shape[1] != mm.cols || mm.cols % TFB__PANEL ||
+        !tfb__is_apart(y, b))
+        return 0;
+    mm.b = (float *)b->data;
+    mm.bps = TFB__PANEL;
+    mm.bks = b->stride[0];
+    ctx->isa->mm(&mm);
+    return 1;
+}
+
+static int tfb__linear_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
+                            const tfb_tensor *y) {
+    tfb__mark mark;
+    tfb__mm mm;
+    tfb_idx panels;
+    if (!w || !tfb__is_tiny(w) || !tfb__tiny(&mm, ctx, x, y)) return 0;
+    if (w->shape[1] != mm.k || w->shape[0] != mm.cols || !tfb__is_apart(y, w)) return 0;
+    panels = (mm.cols + TFB__PANEL - 1) / TFB__PANEL;
+    mm.staged = 1;
+    mm.reuse = mm.rows <= TFB__SKINNY;
+    if (mm.reuse) mm.bps = TFB__PANEL * TFB__STAGE;
+    mm.source.x = w->data;
+    mm.source.lane_stride = w->stride[0];
+    mm.source.k_stride = 1;
+    mm.source.dtype = TFB_F32;
+    mm.source_step = TFB__PANEL * w->stride[0];
+    mark = tfb__scratch_begin(ctx);
+    mm.b = (float *)tfb__take(ctx, panels * mm.bps, sizeof(float));
+    if (tfb__scratch_ready(ctx, "tfb_linear") == TFB_OK) ctx->isa->mm(&mm);
+    else mm.b = NULL; /* the general path will say why */
+    tfb__scratch_end(ctx, mark, mm.b ? TFB_OK : TFB_ERR_SCRATCH);
+    return mm.b != NULL;
+}
+
+/* For a packed weight everything its header must say is known. */
+static int tfb__packed_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
+                            const tfb_tensor *y) {
+    unsigned char header[TFB__PACK_HEADER];
+    uintptr_t lo, hi;
+    tfb__mm mm;
+    if (!w || w->ndim != 2 || w->dtype != TFB_PACKED_F32 || !w->data) return 0;
+    if (!tfb__tiny(&mm, ctx, x, y) || w->shape[1] != mm.k || w->shape[0] != mm.cols)
+        return 0;
+    tfb__pack_header(header, mm.cols, mm.k, TFB_F32);
+    if ((uintptr_t)w->data % 4 || memcmp(w->data, header, sizeof header) != 0) return 0;
+    lo = (uintptr_t)w->data;
+    hi = lo + TFB__PACK_HEADER + 4 * (uintptr_t)(TFB__TINY * TFB__TINY);
+    if ((uintptr_t)(mm.s + mm.rows * mm.lds) > lo && (uintptr_t)mm.s < hi) return 0;
+    mm.b = (float *)w->data + TFB__PACK_HEADER / 4;
+    ctx->isa->mm(&mm);
+    return 1;
 }
 
 TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
@@ -3293,6 +4293,7 @@ TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tenso
     tfb__gemm g;
     int d;
     TFB__ENTER(ctx);
+    if (tfb__matmul_tiny(ctx, a, b, y)) return TFB_OK;
     TFB__TRY(tfb__check(ctx, fn, "a", a, TFB__MASK(TFB_F32), 2, TFB_MAX_DIMS));
     TFB__TRY(tfb__check(ctx, fn, "b", b, TFB__MASK(TFB_F32), 2, TFB_MAX_DIMS));
     TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 2, TFB_MAX_DIMS));
@@ -3326,31 +4327,33 @@ TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tenso
 }
 
 /* --- Packed weights. --- */
-static void tfb__put_u64(unsigned char *p, uint64_t v) {
-    int i;
-    for (i = 0; i < 8; i++) p[i] = (unsigned char)(v >> (8 * i) & 255);
-}
-
-static uint64_t tfb__get_u64(const unsigned char *p) {
-    uint64_t v = 0;
-    int i;
-    for (i = 7; i >= 0; i--) v = v << 8 | p[i];
-    return v;
-}
-
-TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k) {
+TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k, tfb_dtype dtype) {
     size_t rows, bytes;
-    if (n < 0 || k < 0) return 0;
+    if (n < 0 || k < 0 || (int)dtype < 0 || dtype > TFB_BF16) return 0;
     rows = ((size_t)n + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
-    bytes =
-        tfb__size_add(tfb__size_mul(tfb__size_mul(rows, (size_t)k), 4), TFB__PACK_HEADER);
+    bytes = tfb__size_mul(tfb__size_mul(rows, (size_t)k), tfb_dtype_size(dtype));
+    bytes = tfb__size_add(bytes, TFB__PACK_HEADER);
     return bytes < (size_t)-1 / 2 ? bytes : 0;
+}
+
+/* F32 and TFB_PACKED_F32, and so on. */
+static tfb_dtype tfb__packed_of(tfb_dtype dtype) {
+    return dtype == TFB_F32   ? TFB_PACKED_F32
+           : dtype == TFB_F16 ? TFB_PACKED_F16
+                              : TFB_PACKED_BF16;
+}
+
+static tfb_dtype tfb__unpacked_of(tfb_dtype dtype) {
+    return dtype == TFB_PACKED_F32   ? TFB_F32
+           : dtype == TFB_PACKED_F16 ? TFB_F16
+                                     : TFB_BF16;
 }
 
 /* The header: magic, version, dtype, N, K, the rest zero. */
 static tfb_status tfb__pack_check(tfb_ctx *ctx, const char *fn, const void *mem,
-                                  tfb_idx *n, tfb_idx *k) {
+                                  tfb_idx *n, tfb_idx *k, tfb_dtype *dtype) {
     const unsigned char *p = (const unsigned char *)mem;
+    const uint64_t kind = tfb__get_u64(p + 8);
     uint64_t rows, columns;
     int i;
     TFB__REQUIRE(memcmp(p, TFB__PACK_MAGIC, 8) == 0, ctx, TFB_ERR_FORMAT,
@@ -3358,22 +4361,51 @@ static tfb_status tfb__pack_check(tfb_ctx *ctx, const char *fn, const void *mem,
     for (i = 32; i < TFB__PACK_HEADER; i++)
         TFB__REQUIRE(p[i] == 0, ctx, TFB_ERR_FORMAT, "%s: byte %d of the pack is not 0",
                      fn, (tfb_idx)i);
-    TFB__REQUIRE(tfb__get_u64(p + 8) == ((uint64_t)TFB_F32 << 32 | TFB__PACK_VERSION),
-                 ctx, TFB_ERR_FORMAT, "%s: a pack of another version or dtype", fn);
+    TFB__REQUIRE((kind & 0xFFFFFFFFu) == TFB__PACK_VERSION && kind >> 32 <= TFB_BF16, ctx,
+                 TFB_ERR_FORMAT, "%s: a pack of another version or dtype", fn);
+    *dtype = (tfb_dtype)(kind >> 32);
     rows = tfb__get_u64(p + 16);
     columns = tfb__get_u64(p + 24);
     *n = (tfb_idx)rows;
     *k = (tfb_idx)columns;
     TFB__REQUIRE((uint64_t)*n == rows && (uint64_t)*k == columns &&
-                     tfb_pack_bytes(*n, *k),
+                     tfb_pack_bytes(*n, *k, *dtype),
                  ctx, TFB_ERR_FORMAT, "%s: the pack's size overflows", fn);
     return TFB_OK;
 }
 
-static tfb_tensor tfb__pack_view(const void *mem, tfb_idx n, tfb_idx k) {
-    tfb_tensor t = tfb_view2(mem, TFB_PACKED_F32, n, k);
+static tfb_tensor tfb__pack_view(const void *mem, tfb_idx n, tfb_idx k, tfb_dtype dtype) {
+    tfb_tensor t = tfb_view2(mem, tfb__packed_of(dtype), n, k);
     t.stride[0] = t.stride[1] = 0;
     return t;
+}
+
+/* Panel p of a pack of w: 16-bit weights are moved as they are. */
+static void tfb__pack_panel(const tfb_ctx *ctx, const tfb_tensor *w, tfb_idx p,
+                            unsigned char *data) {
+    const tfb_idx K = w->shape[1], bytes = (tfb_idx)tfb_dtype_size(w->dtype);
+    const tfb_idx n = TFB__MIN(TFB__PANEL, w->shape[0] - p * TFB__PANEL);
+    const char *x = (const char *)w->data + p * TFB__PANEL * w->stride[0] * bytes;
+    unsigned char *panel = data + p * TFB__PANEL * K * bytes;
+    tfb__source from;
+    tfb_idx i, k;
+    from.x = x;
+    from.lane_stride = w->stride[0];
+    from.k_stride = w->stride[1];
+    from.dtype = w->dtype;
+    from.little = 0;
+    if (w->dtype == TFB_F32) {
+        ctx->isa->pack(&from, K, n, TFB__PANEL, (float *)(void *)panel);
+        return;
+    }
+    memset(panel, 0, (size_t)(2 * TFB__PANEL * K));
+    for (k = 0; k < K; k++)
+        for (i = 0; i < n; i++) {
+            uint16_t h;
+            memcpy(&h, x + 2 * (i * w->stride[0] + k * w->stride[1]), 2);
+            panel[2 * (k * TFB__PANEL + i)] = (unsigned char)(h & 255);
+            panel[2 * (k * TFB__PANEL + i) + 1] = (unsigned char)(h >> 8);
+        }
 }
 
 TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
@@ -3383,12 +4415,12 @@ TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
     size_t need;
     tfb_idx p;
     TFB__ENTER(ctx);
-    TFB__TRY(tfb__check(ctx, "tfb_pack", "w", w, TFB__MASK(TFB_F32), 2, 2));
+    TFB__TRY(tfb__check(ctx, "tfb_pack", "w", w, TFB__FLOATS, 2, 2));
     TFB__REQUIRE(mem && packed, ctx, TFB_ERR_ARG, "tfb_pack: %s is NULL",
                  mem ? "packed" : "mem");
     TFB__REQUIRE((uintptr_t)mem % 4 == 0, ctx, TFB_ERR_ARG,
                  "tfb_pack: mem is not aligned to 4");
-    need = tfb_pack_bytes(w->shape[0], w->shape[1]);
+    need = tfb_pack_bytes(w->shape[0], w->shape[1], w->dtype);
     TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "tfb_pack: the size of w overflows");
     TFB__REQUIRE(mem_bytes >= need, ctx, TFB_ERR_RANGE,
                  "tfb_pack: mem_bytes is %d, needs %d", (tfb_idx)mem_bytes,
@@ -3396,23 +4428,17 @@ TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
     bytes = tfb_view1(mem, TFB_U8, (tfb_idx)need);
     TFB__TRY(tfb__check_alias(ctx, "tfb_pack", "mem", &bytes, "w", w, 0));
     from = *w; /* packed may be w */
-    *packed = tfb__pack_view(mem, from.shape[0], from.shape[1]);
+    *packed = tfb__pack_view(mem, from.shape[0], from.shape[1], from.dtype);
     if (ctx->measuring) return TFB_OK;
-    memset(mem, 0, TFB__PACK_HEADER);
-    memcpy(mem, TFB__PACK_MAGIC, 8);
-    tfb__put_u64(header + 8, (uint64_t)TFB_F32 << 32 | TFB__PACK_VERSION);
-    tfb__put_u64(header + 16, (uint64_t)packed->shape[0]);
-    tfb__put_u64(header + 24, (uint64_t)packed->shape[1]);
-    for (p = 0; p < packed->shape[0]; p += TFB__PANEL)
-        ctx->isa->pack(
-            packed->shape[1], 0, TFB__MIN(TFB__PANEL, packed->shape[0] - p),
-            (const float *)from.data + p * from.stride[0], from.stride[0], from.stride[1],
-            (float *)(void *)(header + TFB__PACK_HEADER) + p * packed->shape[1]);
+    tfb__pack_header(header, from.shape[0], from.shape[1], from.dtype);
+    for (p = 0; p * TFB__PANEL < from.shape[0]; p++)
+        tfb__pack_panel(ctx, &from, p, header + TFB__PACK_HEADER);
     return TFB_OK;
 }
 
 TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes,
                                  tfb_tensor *packed) {
+    tfb_dtype dtype = TFB_F32;
     tfb_idx n, k;
     TFB__ENTER(ctx);
     TFB__REQUIRE(mem && packed, ctx, TFB_ERR_ARG, "tfb_pack_open: %s is NULL",
@@ -3421,11 +4447,11 @@ TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes
                  "tfb_pack_open: mem is not aligned to 4");
     TFB__REQUIRE(mem_bytes >= TFB__PACK_HEADER, ctx, TFB_ERR_FORMAT,
                  "tfb_pack_open: %d bytes are less than a header", (tfb_idx)mem_bytes);
-    TFB__TRY(tfb__pack_check(ctx, "tfb_pack_open", mem, &n, &k));
-    TFB__REQUIRE(mem_bytes >= tfb_pack_bytes(n, k), ctx, TFB_ERR_FORMAT,
+    TFB__TRY(tfb__pack_check(ctx, "tfb_pack_open", mem, &n, &k, &dtype));
+    TFB__REQUIRE(mem_bytes >= tfb_pack_bytes(n, k, dtype), ctx, TFB_ERR_FORMAT,
                  "tfb_pack_open: the pack is cut off: %d bytes, needs %d",
-                 (tfb_idx)mem_bytes, (tfb_idx)tfb_pack_bytes(n, k));
-    *packed = tfb__pack_view(mem, n, k);
+                 (tfb_idx)mem_bytes, (tfb_idx)tfb_pack_bytes(n, k, dtype));
+    *packed = tfb__pack_view(mem, n, k, dtype);
     return TFB_OK;
 }
 
@@ -3435,9 +4461,10 @@ static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
     const char *fn = "tfb_linear";
     const int d = g->batch_dims;
     int i;
-    g->packed = w->dtype == TFB_PACKED_F32;
+    g->packed = (TFB__PACKS & TFB__MASK(w->dtype)) != 0;
     g->w = g->y;
     g->w.data = w->data;
+    g->w.dtype = g->packed ? tfb__unpacked_of(w->dtype) : w->dtype;
     for (i = 0; i < g->w.ndim; i++) g->w.stride[i] = 0;
     if (!g->packed) {
         g->w.stride[d] = w->stride[0];
@@ -3445,12 +4472,15 @@ static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
         return tfb__check_alias(ctx, fn, "y", y, "w", w, 0);
     }
     if (!ctx->measuring && tfb_numel(w)) {
-        tfb_tensor bytes =
-            tfb_view1(w->data, TFB_U8, (tfb_idx)tfb_pack_bytes(g->N, g->K));
+        const size_t need = tfb_pack_bytes(g->N, g->K, g->w.dtype);
+        tfb_tensor bytes = tfb_view1(w->data, TFB_U8, (tfb_idx)need);
+        tfb_dtype dtype = TFB_F32;
         tfb_idx n, k;
         TFB__REQUIRE((uintptr_t)w->data % 4 == 0, ctx, TFB_ERR_ARG,
                      "%s: w.data is not aligned to 4", fn);
-        TFB__TRY(tfb__pack_check(ctx, fn, w->data, &n, &k));
+        TFB__TRY(tfb__pack_check(ctx, fn, w->data, &n, &k, &dtype));
+        TFB__REQUIRE(dtype == g->w.dtype, ctx, TFB_ERR_DTYPE, "%s: w is %s, the pack %s",
+                     fn, tfb__dtype_text(g->w.dtype), tfb__dtype_text(dtype));
         TFB__REQUIRE(n == g->N && k == g->K, ctx, TFB_ERR_SHAPE,
                      "%s: w is [%d, %d], the pack [%d, %d]", fn, g->N, g->K, n, k);
         TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "w", &bytes, 0));
@@ -3467,7 +4497,7 @@ static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
     const int f32 = TFB__MASK(TFB_F32);
     int last;
     TFB__TRY(tfb__check(ctx, fn, "x", x, f32, 1, TFB_MAX_DIMS));
-    TFB__TRY(tfb__check(ctx, fn, "w", w, f32 | TFB__MASK(TFB_PACKED_F32), 2, 2));
+    TFB__TRY(tfb__check(ctx, fn, "w", w, TFB__FLOATS | TFB__PACKS, 2, 2));
     TFB__TRY(tfb__check(ctx, fn, "y", y, f32, x->ndim, x->ndim));
     last = x->ndim - 1;
     memset((void *)g, 0, sizeof *g);
@@ -3528,6 +4558,8 @@ TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tenso
     tfb_linear_opts none;
     tfb__gemm g;
     TFB__ENTER(ctx);
+    if (!opts && (tfb__linear_tiny(ctx, x, w, y) || tfb__packed_tiny(ctx, x, w, y)))
+        return TFB_OK;
     memset((void *)&none, 0, sizeof none);
     TFB__TRY(tfb__linear_setup(ctx, x, w, opts ? opts : &none, y, &g));
     return tfb__gemm_run(ctx, "tfb_linear", &g);
@@ -3586,7 +4618,7 @@ TFB__UNUSED static void tfb__linear_ref(const tfb_tensor *x, const tfb_tensor *w
                     o->bias ? ((const float *)o->bias->data)[n * o->bias->stride[0]] : 0;
                 part[up] = TFB__FMA(o->alpha_set ? o->alpha : 1.0f, sum, bias);
             }
-            part[0] = tfb__apply_scalar(o->act, part[0]);
+            tfb__map_scalar(o->act, 1, part, part);
             if (o->gate) part[0] = part[0] * part[1];
             if (o->residual)
                 part[0] =
@@ -3893,9 +4925,8 @@ static void tfb__rope_task(void *arg, tfb_idx task, int worker) {
         }
         for (d = 0; r->inverse && d < n; d++) sine[d] = -sine[d];
         for (h = 0; h < r->x.shape[1]; h++) {
-            const float *x = tfb__at(&r->x, 1, b, h, 0) + t * r->x.stride[2];
-            float *y =
-                (float *)(uintptr_t)tfb__at(&r->y, 1, b, h, 0) + t * r->y.stride[2];
+            const float *x = (float *)tfb__at(&r->x, 1, b, h, 0) + t * r->x.stride[2];
+            float *y = (float *)tfb__at(&r->y, 1, b, h, 0) + t * r->y.stride[2];
             r->isa->rotate(n, x, x + other * xs, pair * xs, y, y + other * ys, pair * ys,
                            cosine, sine);
             for (d = 2 * n; d < D; d++) y[d * ys] = x[d * xs];
@@ -4446,7 +5477,15 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
  *   - gcc fuses intrinsics unless contraction is off; -std=c99 turns it off by accident.
  *   - __AVX2__ does not say which pass this is: gcc defines it in a region, clang not.
  *
+ *   - A kernel with every case inlined in its end is twenty times its loop: ends that are
+ *     rare share one function (finish), or compilers take a minute and vectors spill.
+ *   - Software prefetch helps only if it follows memory in order; sixteen rows at a time
+ *     of a matrix are sixteen streams, more than most prefetchers follow.
+ *
  * Changes
+ *   0.2.0  AVX-512 and NEON tables; matmul and linear by shape class, relu and residual
+ *          in registers; F16 and BF16 weights, plain and packed (tfb_pack_bytes takes the
+ *          dtype); TFB_LINEAR_SCRATCH(M, N, K, workers); TFB_USE_CBLAS
  *   0.1.0  the first: tensors, matmul, linear, norms, softmax, rope, attention, KV cache
  *
  * Licence: MIT or public domain (Unlicense), as you choose; see LICENSE. */

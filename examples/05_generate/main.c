@@ -114,7 +114,7 @@ static tfb_status pack_rows(tfb_ctx *ctx, model *m, tfb_tensor *out, tfb_idx k,
     tfb_tensor w;
     int i;
     for (i = 0; i < parts; i++) n += rows[i];
-    bytes = tfb_pack_bytes(n, k);
+    bytes = tfb_pack_bytes(n, k, TFB_F32);
     to = all = (float *)malloc((size_t)(n * k) * sizeof *all);
     mem = keep(m, bytes);
     for (i = 0; all && i < parts; i++) {

@@ -1,19 +1,26 @@
-/* bench.c - what the machine can do, what tfblocks does and what others do, in one
- * run.  cc -O2 -I. tests/bench/bench.c -o build/bench -ldl -lm build/bench [--quick]
- * [--isa NAME] [--only WORKLOAD] [--cpu N] [--threads N] [--out FILE]  Limits come
- * first: chains of independent fma, and streams over a buffer that fits the second-
- * level cache and over one that fits no cache. Then, for every row of the table below,
- * each instruction-set table of this CPU and each installed peer works in turn on the
- * same data; a figure is the median over batches of some 20 ms. Results are compared
- * before they are timed: our tables with each other by bits, peers within a tolerance.
+/* bench.c - what the machine can do, what tfblocks does and what others do, in one run.
+ *
+ *   cc -O2 -I. tests/bench/bench.c -o build/bench -ldl -lm
+ *   build/bench [--quick] [--sweep] [--isa NAME] [--only WORKLOAD] [--cpu N]
+ *               [--threads N] [--out FILE]
+ *
+ * Limits come first: chains of independent fma, and streams over a buffer that fits the
+ * second-level cache and over one that fits no cache. Then, for every row of the table
+ * below, each instruction-set table of this CPU and each installed peer works in turn on
+ * the same data; a figure is the median over batches of some 20 ms. The scalar table, the
+ * reference, is timed in rows marked QUICK only. Results are compared before they are
+ * timed: our tables with each other by bits, peers within a tolerance.
  * Rows marked COLD take their data from memory, as the layers of a model do: they go
  * round enough copies that no cache still holds one when its turn comes again. Their
  * limit is the smaller of fma peak and what the bytes of a call allow; of other rows
  * it is the peak alone. The peak is that of the widest instruction set the CPU has,
  * also for tables that use a narrower one; "of own" in the printed table is the share
- * of the peak of the table's own set.  To add a workload: a row in WORKLOADS and its
- * shapes in ROWS. To add a peer: a row in PEERS. To add the peak of an instruction
- * set: a row in PEAKS. */
+ * of the peak of the table's own set. The peer "ours_plain" of fused layers is our own
+ * packed product of the same M, N and K, of the same table: the ratio is what fusing
+ * costs. --sweep looks for sizes that are slower than their neighbours instead.
+ *
+ * To add a workload: a row in WORKLOADS and its shapes in ROWS. To add a peer: a row in
+ * PEERS. To add the peak of an instruction set: a row in PEAKS. */
 #define _GNU_SOURCE /* sched_setaffinity, dlopen */
 #define TFBLOCKS_IMPLEMENTATION
 #define TFB_PTHREADS
@@ -27,19 +34,21 @@
 
 enum {
     MAX_BATCHES = 15,
-    MAX_CONTESTANTS = 12,
-    MAX_PARTS = 4,
+    MAX_TABLES = 6,
+    MAX_PEERS = 8,
+    MAX_PLAYERS = 2 * MAX_TABLES + MAX_PEERS,
+    MAX_PARTS = 7,
     MAX_DIMS = 6,
     MAX_PEAKS = 8
 };
 
 typedef struct options {
     const char *isa, *only, *out;
-    int quick, cpu, threads, batches;
+    int quick, sweep, cpu, threads, batches;
     double batch_seconds;
 } options;
 
-static options opt = {NULL, NULL, "build/bench.tsv", 0, -1, 1, 7, 0.02};
+static options opt = {NULL, NULL, NULL, 0, 0, -1, 1, 7, 0.02};
 
 static void stop(const char *what, const char *why) {
     fprintf(stderr, "bench: %s: %s\n", what, why);
@@ -321,26 +330,49 @@ static double peak(const limits *l, const char *isa) { /* NULL: the highest of a
     return best;
 }
 
-/* --- Peers: libraries with cblas_sgemm, loaded where they are installed. --- */
+/* --- Peers: libraries that multiply matrices of floats, loaded where installed. --- */
+typedef struct product { /* c = a b, or a b^T with trans; row-major, without gaps */
+    int M, N, K, trans;
+    const float *a, *b;
+    float *c;
+} product;
+
 typedef void (*sgemm_fn)(int order, int ta, int tb, int m, int n, int k, float alpha,
                          const float *a, int lda, const float *b, int ldb, float beta,
                          float *c, int ldc);
+typedef void (*sgemv_fn)(int order, int ta, int m, int n, float alpha, const float *a,
+                         int lda, const float *x, int incx, float beta, float *y,
+                         int incy);
+typedef int (*dnnl_sgemm_fn)(char ta, char tb, int64_t m, int64_t n, int64_t k,
+                             float alpha, const float *a, int64_t lda, const float *b,
+                             int64_t ldb, float beta, float *c, int64_t ldc);
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
 
-/* name, its libraries in order of trial, and the function that sets the thread count */
-static const struct peer_row {
-    const char *name, *library[2], *set_threads, *describe;
-} PEERS[] = {
-    {"openblas",
-     {"libopenblas.so.0", "libopenblas.so"},
-     "openblas_set_num_threads",
-     "openblas_get_config"},
-};
-
 typedef struct peer {
-    const char *name;
-    sgemm_fn sgemm;
+    const struct peer_row *row;
+    union {
+        sgemm_fn sgemm;
+        sgemv_fn sgemv;
+        dnnl_sgemm_fn dnnl;
+    } entry;
 } peer;
+
+static void run_sgemm(const peer *p, const product *g) {
+    p->entry.sgemm(ROW_MAJOR, NO_TRANS, g->trans ? TRANS : NO_TRANS, g->M, g->N, g->K,
+                   1.0f, g->a, g->K, g->b, g->trans ? g->K : g->N, 0.0f, g->c, g->N);
+}
+
+static void run_sgemv(const peer *p, const product *g) {
+    const int rows = g->trans ? g->N : g->K, columns = g->trans ? g->K : g->N;
+    p->entry.sgemv(ROW_MAJOR, g->trans ? NO_TRANS : TRANS, rows, columns, 1.0f, g->b,
+                   columns, g->a, 1, 0.0f, g->c, 1);
+}
+
+static void run_dnnl(const peer *p, const product *g) {
+    if (p->entry.dnnl('N', g->trans ? 'T' : 'N', g->M, g->N, g->K, 1.0f, g->a, g->K, g->b,
+                      g->trans ? g->K : g->N, 0.0f, g->c, g->N) != 0)
+        stop("onednn", "dnnl_sgemm failed");
+}
 
 /* ISO C has no conversion from dlsym's void pointer to one to a function. */
 static int find(void *library, const char *name, void *fn, size_t bytes) {
@@ -349,22 +381,90 @@ static int find(void *library, const char *name, void *fn, size_t bytes) {
     return found != NULL;
 }
 
+/* Thread counts by each library's own function, and which version this is. */
+static void setup_openblas(void *library) {
+    void (*set_threads)(int);
+    char *(*version)(void);
+    if (find(library, "openblas_set_num_threads", &set_threads, sizeof set_threads))
+        set_threads(opt.threads);
+    if (find(library, "openblas_get_config", &version, sizeof version))
+        fprintf(stderr, "peer openblas: %s\n", version());
+}
+
+static void setup_blis(void *library) {
+    void (*set_threads)(ptrdiff_t);
+    const char *(*version)(void);
+    if (find(library, "bli_thread_set_num_threads", &set_threads, sizeof set_threads))
+        set_threads(opt.threads);
+    if (find(library, "bli_info_get_version_str", &version, sizeof version))
+        fprintf(stderr, "peer blis: BLIS %s\n", version());
+}
+
+static void setup_onednn(void *library) { /* threads: OMP_NUM_THREADS */
+    const int *(*version)(void);          /* of a struct that begins with three int */
+    if (find(library, "dnnl_version", &version, sizeof version))
+        fprintf(stderr, "peer onednn: oneDNN %d.%d.%d\n", version()[0], version()[1],
+                version()[2]);
+}
+
+/* name, its libraries in order of trial, the function that multiplies, 1 if it only does
+ * products of one row, how it is called, what is to be done once */
+static const struct peer_row {
+    const char *name, *library[3], *entry;
+    int one_row;
+    void (*run)(const peer *p, const product *g);
+    void (*setup)(void *library);
+} PEERS[] = {
+    {"openblas",
+     {"libopenblas.so.0", "libopenblas.so", NULL},
+     "cblas_sgemm",
+     0,
+     run_sgemm,
+     setup_openblas},
+    {"openblas_gemv",
+     {"libopenblas.so.0", "libopenblas.so", NULL},
+     "cblas_sgemv",
+     1,
+     run_sgemv,
+     NULL},
+    {"blis",
+     {"libblis.so.4", "libblis.so", NULL},
+     "cblas_sgemm",
+     0,
+     run_sgemm,
+     setup_blis},
+    {"onednn",
+     {"libdnnl.so.3", "libdnnl.so.2", "libdnnl.so"},
+     "dnnl_sgemm",
+     0,
+     run_dnnl,
+     setup_onednn},
+};
+
 static int peer_open(const struct peer_row *row, peer *p) {
-    void *library = dlopen(row->library[0], RTLD_NOW | RTLD_LOCAL);
-    void (*set_threads)(int) = NULL;
-    char *(*describe)(void) = NULL;
-    if (!library) library = dlopen(row->library[1], RTLD_NOW | RTLD_LOCAL);
-    p->name = row->name;
-    if (!library || !find(library, "cblas_sgemm", &p->sgemm, sizeof p->sgemm)) {
-        fprintf(stderr, "peer %s is left out: %s\n", row->name,
-                library ? "it lacks cblas_sgemm" : dlerror());
+    void *library = NULL;
+    int i;
+    for (i = 0; !library && i < 3 && row->library[i]; i++)
+        library = dlopen(row->library[i], RTLD_NOW | RTLD_LOCAL);
+    p->row = row;
+    if (!library || !find(library, row->entry, &p->entry, sizeof p->entry)) {
+        fprintf(stderr, "peer %s is left out: %s\n", row->name, dlerror());
         return 0;
     }
-    if (find(library, row->set_threads, &set_threads, sizeof set_threads))
-        set_threads(opt.threads);
-    if (find(library, row->describe, &describe, sizeof describe))
-        fprintf(stderr, "peer %s: %s\n", row->name, describe());
+    if (row->setup) row->setup(library);
     return 1;
+}
+
+/* OpenMP reads its variable when a library that uses it is loaded. */
+static int open_peers(peer *p) {
+    const size_t rows = sizeof PEERS / sizeof *PEERS;
+    char threads[16];
+    size_t i;
+    int n = 0;
+    snprintf(threads, sizeof threads, "%d", opt.threads);
+    setenv("OMP_NUM_THREADS", threads, 1);
+    for (i = 0; i < rows && n < MAX_PEERS; i++) n += peer_open(&PEERS[i], &p[n]);
+    return n;
 }
 
 /* --- Workloads. A job is one workload at one shape; its tensors lie one after the other
@@ -375,10 +475,20 @@ typedef struct job {
     tfb_ctx *ctx;
     tfb_tensor t[MAX_PARTS]; /* inputs first; the output is t[w->output] */
     size_t at[MAX_PARTS];    /* where t[i] begins in a copy */
-    size_t copy_bytes;
-    char *data;
-    int copies, copy;
+    size_t copy_bytes, room;
+    char *data; /* room bytes, kept from one job to the next */
+    int copies, copy, cold;
 } job;
+
+/* What a layer has besides x and W. */
+enum { PACKED = 1, BIAS = 2, RESIDUAL = 4, FUSED = 8 };
+
+typedef struct layer {
+    tfb_dtype weights;
+    int parts;
+    tfb_fn act;
+    tfb_gate gate;
+} layer;
 
 typedef enum work_unit { FLOPS, READ, COPY } work_unit;
 
@@ -390,52 +500,100 @@ typedef struct workload {
     tfb_status (*ours)(job *j);
     void (*peer)(job *j, const peer *p);
     double (*work)(const tfb_idx *n); /* flops or bytes of a call */
+    const layer *layer;
 } workload;
 
+/* The tensors of products and layers; other workloads number theirs as they like. */
+enum { T_X, T_W, T_Y, T_PACK, T_BIAS, T_RESIDUAL, T_PLAIN };
+
 static void shape_matmul(job *j) { /* M N K */
-    j->t[0] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[2]);
-    j->t[1] = tfb_view2(NULL, TFB_F32, j->n[2], j->n[1]);
-    j->t[2] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[1]);
+    j->t[T_X] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[2]);
+    j->t[T_W] = tfb_view2(NULL, TFB_F32, j->n[2], j->n[1]);
+    j->t[T_Y] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[1]);
 }
 
-static void shape_linear(job *j) { /* M N K; t[3] becomes the pack of t[1] */
-    shape_matmul(j);
-    j->t[1] = tfb_view2(NULL, TFB_F32, j->n[1], j->n[2]);
+static void shape_batch(job *j) { /* batch of a and y, of b, M N K */
+    j->t[T_X] = tfb_view3(NULL, TFB_F32, j->n[0], j->n[2], j->n[4]);
+    j->t[T_W] = tfb_view3(NULL, TFB_F32, j->n[1], j->n[4], j->n[3]);
+    j->t[T_Y] = tfb_view3(NULL, TFB_F32, j->n[0], j->n[2], j->n[3]);
 }
 
-static void shape_packed(job *j) {
-    shape_linear(j);
-    j->t[3] = tfb_view1(NULL, TFB_F32, (tfb_idx)tfb_pack_bytes(j->n[1], j->n[2]) / 4);
+static void shape_linear(job *j) { /* M N K */
+    const layer *l = j->w->layer;
+    const tfb_idx M = j->n[0], N = j->n[1], K = j->n[2];
+    const size_t bytes = tfb_pack_bytes(N, K, l->weights);
+    j->t[T_X] = tfb_view2(NULL, TFB_F32, M, K);
+    j->t[T_W] = tfb_view2(NULL, l->weights, N, K);
+    j->t[T_Y] = tfb_view2(NULL, TFB_F32, M, l->gate == TFB_GATE_NONE ? N : N / 2);
+    if (l->parts & PACKED) j->t[T_PACK] = tfb_view1(NULL, TFB_U8, (tfb_idx)bytes);
+    if (l->parts & BIAS) j->t[T_BIAS] = tfb_view1(NULL, TFB_F32, N);
+    if (l->parts & RESIDUAL) j->t[T_RESIDUAL] = j->t[T_Y];
+    if (l->parts & FUSED) j->t[T_PLAIN] = tfb_view2(NULL, TFB_F32, M, N);
 }
 
 static double flops_matmul(const tfb_idx *n) {
     return 2.0 * (double)n[0] * (double)n[1] * (double)n[2];
 }
 
+static double flops_batch(const tfb_idx *n) {
+    return (double)n[0] * flops_matmul(n + 2);
+}
+
 static tfb_status ours_matmul(job *j) {
-    return tfb_matmul(j->ctx, &j->t[0], &j->t[1], &j->t[2]);
+    return tfb_matmul(j->ctx, &j->t[T_X], &j->t[T_W], &j->t[T_Y]);
 }
 
 static tfb_status ours_linear(job *j) {
-    return tfb_linear(j->ctx, &j->t[0], &j->t[1], NULL, &j->t[2]);
+    return tfb_linear(j->ctx, &j->t[T_X], &j->t[T_W], NULL, &j->t[T_Y]);
 }
 
 static tfb_status ours_packed(job *j) {
-    return tfb_linear(j->ctx, &j->t[0], &j->t[3], NULL, &j->t[2]);
+    return tfb_linear(j->ctx, &j->t[T_X], &j->t[T_PACK], NULL, &j->t[T_Y]);
 }
 
-static void peer_gemm(job *j, const peer *p, int trans, tfb_idx ldb) {
-    const int M = (int)j->n[0], N = (int)j->n[1], K = (int)j->n[2];
-    p->sgemm(ROW_MAJOR, NO_TRANS, trans, M, N, K, 1.0f, (const float *)j->t[0].data, K,
-             (const float *)j->t[1].data, (int)ldb, 0.0f, (float *)j->t[2].data, N);
+static tfb_status ours_fused(job *j) {
+    const layer *l = j->w->layer;
+    tfb_linear_opts o = TFB_INIT;
+    if (l->parts & BIAS) o.bias = &j->t[T_BIAS];
+    if (l->parts & RESIDUAL) o.residual = &j->t[T_RESIDUAL];
+    o.act = l->act;
+    o.gate = l->gate;
+    return tfb_linear(j->ctx, &j->t[T_X], &j->t[T_PACK], &o, &j->t[T_Y]);
+}
+
+static tfb_status ours_plain(job *j) { /* what ours_fused is compared with */
+    return tfb_linear(j->ctx, &j->t[T_X], &j->t[T_PACK], NULL, &j->t[T_PLAIN]);
+}
+
+static product product_of(const job *j, const tfb_idx *n, int trans) {
+    product g;
+    g.M = (int)n[0], g.N = (int)n[1], g.K = (int)n[2];
+    g.trans = trans;
+    g.a = (const float *)j->t[T_X].data;
+    g.b = (const float *)j->t[T_W].data;
+    g.c = (float *)j->t[T_Y].data;
+    return g;
 }
 
 static void peer_matmul(job *j, const peer *p) {
-    peer_gemm(j, p, NO_TRANS, j->n[1]);
+    const product g = product_of(j, j->n, 0);
+    p->row->run(p, &g);
 }
 
 static void peer_linear(job *j, const peer *p) {
-    peer_gemm(j, p, TRANS, j->n[2]);
+    const product g = product_of(j, j->n, 1);
+    p->row->run(p, &g);
+}
+
+static void peer_batch(job *j, const peer *p) {
+    product g = product_of(j, j->n + 2, 0);
+    tfb_idx i;
+    for (i = 0; i < j->n[0]; i++) {
+        p->row->run(p, &g);
+        g.a += g.M * g.K;
+        g.b += j->n[1] > 1 ? g.K * g.N : 0;
+        g.c += g.M * g.N;
+    }
 }
 
 static void shape_attention(job *j) { /* B H G T S D */
@@ -487,25 +645,63 @@ static double bytes_rows(const tfb_idx *n) { /* in and out */
     return 8.0 * (double)n[0] * (double)n[1];
 }
 
-enum { MATMUL, LINEAR, PACKED, ATTENTION, CAUSAL, DECODE, RMSNORM, SOFTMAX };
+static const layer F32_PLAIN = {TFB_F32, 0, TFB_FN_IDENTITY, TFB_GATE_NONE},
+                   F32_PACKED = {TFB_F32, PACKED, TFB_FN_IDENTITY, TFB_GATE_NONE},
+                   F16_PLAIN = {TFB_F16, 0, TFB_FN_IDENTITY, TFB_GATE_NONE},
+                   F16_PACKED = {TFB_F16, PACKED, TFB_FN_IDENTITY, TFB_GATE_NONE},
+                   BF16_PLAIN = {TFB_BF16, 0, TFB_FN_IDENTITY, TFB_GATE_NONE},
+                   BF16_PACKED = {TFB_BF16, PACKED, TFB_FN_IDENTITY, TFB_GATE_NONE},
+                   RELU_ALL = {TFB_F32, PACKED | FUSED | BIAS | RESIDUAL, TFB_FN_RELU,
+                               TFB_GATE_NONE},
+                   GELU = {TFB_F32, PACKED | FUSED, TFB_FN_GELU_ERF, TFB_GATE_NONE},
+                   SILU = {TFB_F32, PACKED | FUSED, TFB_FN_SILU, TFB_GATE_NONE},
+                   SWIGLU = {TFB_F32, PACKED | FUSED, TFB_FN_SILU, TFB_GATE_HALVES};
 
-/* name, what is counted, which tensor is the output, functions as in the type */
-static const workload WORKLOADS[] = {
-    {"matmul", FLOPS, 2, shape_matmul, ours_matmul, peer_matmul, flops_matmul},
-    {"linear", FLOPS, 2, shape_linear, ours_linear, peer_linear, flops_matmul},
-    {"linear_packed", FLOPS, 2, shape_packed, ours_packed, peer_linear, flops_matmul},
-    {"attention", FLOPS, 3, shape_attention, ours_attention, NULL, flops_attention},
-    {"causal", FLOPS, 3, shape_attention, ours_causal, NULL, flops_causal},
-    {"decode", READ, 3, shape_attention, ours_attention, NULL, bytes_cache},
-    {"rmsnorm", COPY, 1, shape_rows, ours_rmsnorm, NULL, bytes_rows},
-    {"softmax", COPY, 1, shape_rows, ours_softmax, NULL, bytes_rows},
+/* The bit that a row of ROWS sets to be run for a workload, in the order of WORKLOADS. */
+enum {
+    MATMUL = 1,
+    LINEAR = 1 << 1,
+    LINEAR_PACKED = 1 << 2,
+    HALVES = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6,
+    FUSIONS = 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10,
+    BATCH = 1 << 11,
+    ATTENTIONS = 1 << 12 | 1 << 13,
+    DECODE = 1 << 14,
+    ROWWISE = 1 << 15 | 1 << 16,
+    LINEARS = LINEAR | LINEAR_PACKED,
+    GEMMS = MATMUL | LINEARS
 };
 
+/* name, what is counted, which tensor is the output, functions as in the type, layer */
+/* clang-format off */
+static const workload WORKLOADS[] = {
+    {"matmul", FLOPS, T_Y, shape_matmul, ours_matmul, peer_matmul, flops_matmul, NULL},
+    {"linear", FLOPS, T_Y, shape_linear, ours_linear, peer_linear, flops_matmul,
+     &F32_PLAIN},
+    {"linear_packed", FLOPS, T_Y, shape_linear, ours_packed, peer_linear, flops_matmul,
+     &F32_PACKED},
+    {"linear_f16", FLOPS, T_Y, shape_linear, ours_linear, NULL, flops_matmul, &F16_PLAIN},
+    {"linear_f16_packed", FLOPS, T_Y, shape_linear, ours_packed, NULL, flops_matmul,
+     &F16_PACKED},
+    {"linear_bf16", FLOPS, T_Y, shape_linear, ours_linear, NULL, flops_matmul,
+     &BF16_PLAIN},
+    {"linear_bf16_packed", FLOPS, T_Y, shape_linear, ours_packed, NULL, flops_matmul,
+     &BF16_PACKED},
+    {"fused_bias_relu_residual", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul,
+     &RELU_ALL},
+    {"fused_gelu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &GELU},
+    {"fused_silu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &SILU},
+    {"fused_swiglu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &SWIGLU},
+    {"matmul_batch", FLOPS, T_Y, shape_batch, ours_matmul, peer_batch, flops_batch, NULL},
+    {"attention", FLOPS, 3, shape_attention, ours_attention, NULL, flops_attention, NULL},
+    {"causal", FLOPS, 3, shape_attention, ours_causal, NULL, flops_causal, NULL},
+    {"decode", READ, 3, shape_attention, ours_attention, NULL, bytes_cache, NULL},
+    {"rmsnorm", COPY, 1, shape_rows, ours_rmsnorm, NULL, bytes_rows, NULL},
+    {"softmax", COPY, 1, shape_rows, ours_softmax, NULL, bytes_rows, NULL},
+};
+/* clang-format on */
+
 /* --- Rows: shapes, and for which workloads they are run. --- */
-#define BIT(w)     (1 << (w))
-#define GEMMS      (BIT(MATMUL) | BIT(LINEAR) | BIT(PACKED))
-#define ATTENTIONS (BIT(ATTENTION) | BIT(CAUSAL))
-#define ROWWISE    (BIT(RMSNORM) | BIT(SOFTMAX))
 enum { COLD = 1, QUICK = 2 };
 
 static const struct row {
@@ -520,29 +716,57 @@ static const struct row {
     {GEMMS, 0, {256, 256, 256}},
     {GEMMS, 0, {512, 512, 512}},
     {GEMMS, 0, {1024, 1024, 1024}},
-    {GEMMS, COLD | QUICK, {1, 3072, 768}},
+    {GEMMS, 0, {2048, 2048, 2048}},
+    {LINEARS, 0, {1, 3072, 768}},
+    {LINEARS, 0, {2, 3072, 768}},
+    {LINEARS, 0, {4, 3072, 768}},
+    {LINEARS, 0, {8, 3072, 768}},
+    {GEMMS | HALVES, COLD | QUICK, {1, 3072, 768}},
     {GEMMS, COLD, {2, 3072, 768}},
     {GEMMS, COLD, {4, 3072, 768}},
     {GEMMS, COLD, {8, 3072, 768}},
     {GEMMS, COLD, {16, 3072, 768}},
-    {GEMMS, COLD, {32, 3072, 768}},
+    {GEMMS | HALVES, COLD, {32, 3072, 768}},
     {GEMMS, COLD, {128, 3072, 768}},
-    {GEMMS, COLD, {512, 3072, 768}},
+    {GEMMS | HALVES, COLD, {512, 3072, 768}},
+    {LINEARS, COLD, {2048, 3072, 768}},
+    {LINEARS, COLD, {1, 4096, 4096}},
+    {LINEARS, COLD, {4, 4096, 4096}},
+    {LINEARS, COLD, {8, 4096, 4096}},
+    {FUSIONS, 0, {512, 512, 256}},
+    {FUSIONS, 0, {512, 3072, 768}},
+    {BATCH, QUICK, {12, 1, 64, 64, 64}},
+    {BATCH, QUICK, {12, 12, 64, 64, 64}},
+    {BATCH, 0, {12, 1, 197, 64, 197}},
+    {BATCH, 0, {12, 12, 197, 64, 197}},
     {ATTENTIONS, QUICK, {1, 12, 12, 64, 64, 64}},
     {ATTENTIONS, 0, {1, 12, 12, 512, 512, 64}},
     {ATTENTIONS, 0, {1, 12, 12, 1024, 1024, 64}},
-    {BIT(DECODE), COLD | QUICK, {1, 32, 8, 1, 4096, 128}},
+    {DECODE, COLD | QUICK, {1, 32, 8, 1, 4096, 128}},
     {ROWWISE, QUICK, {64, 1024}},
     {ROWWISE, COLD, {4096, 1024}},
 };
 
 /* --- Jobs: data, and who works on it. --- */
-typedef struct field { /* all contestants: our tables, then peers */
+typedef struct player {
+    const char *name;
+    const char *isa;            /* the table to use, or NULL: a peer */
+    const peer *peer;           /* or NULL: ours */
+    tfb_status (*ours)(job *j); /* ours_plain competes with the same table only */
+} player;
+
+typedef struct field {
     job j;
-    const char *isa[MAX_CONTESTANTS];
-    peer peers[MAX_CONTESTANTS];
+    const char *isa[MAX_TABLES];
+    peer peers[MAX_PEERS];
     int tables, n_peers;
+    player p[MAX_PLAYERS]; /* of the present job: tables, then whom they compete with */
+    int players;
 } field;
+
+static size_t tensor_bytes(const tfb_tensor *t) {
+    return t->ndim ? (size_t)tfb_numel(t) * tfb_dtype_size(t->dtype) : 0;
+}
 
 /* Points the tensors at a copy of the data. */
 static void job_place(job *j, int copy) {
@@ -556,13 +780,11 @@ static void job_place(job *j, int copy) {
 static size_t job_bytes(const job *j) {
     size_t bytes = 0;
     int i;
-    for (i = 0; i <= j->w->output; i++) bytes += 4 * (size_t)tfb_numel(&j->t[i]);
+    for (i = 0; i <= j->w->output; i++) bytes += tensor_bytes(&j->t[i]);
     return bytes;
 }
 
-static void job_fill(job *j) {
-    float *p = (float *)(void *)j->data;
-    const size_t n = j->copy_bytes / 4 * (size_t)j->copies;
+static void fill(float *p, size_t n) { /* -1 .. 1 */
     uint32_t u = 1;
     size_t i;
     for (i = 0; i < n; i++) {
@@ -571,16 +793,36 @@ static void job_fill(job *j) {
     }
 }
 
+/* Weights of 16 bits: floats, rounded. */
+static void job_round(job *j, tfb_tensor *w) {
+    tfb_tensor from = tfb_view2(NULL, TFB_F32, w->shape[0], w->shape[1]);
+    int i;
+    from.data = allocate(tensor_bytes(&from));
+    fill((float *)from.data, (size_t)tfb_numel(&from));
+    for (i = 0; i < j->copies; i++) {
+        job_place(j, i);
+        if (tfb_copy(j->ctx, &from, w) != TFB_OK) stop(j->w->name, j->ctx->message);
+    }
+    free(from.data);
+}
+
 static void job_pack(job *j) {
-    const size_t bytes = 4 * (size_t)tfb_numel(&j->t[3]);
-    tfb_tensor packed = j->t[3];
+    const size_t bytes = tensor_bytes(&j->t[T_PACK]);
+    tfb_tensor packed = j->t[T_PACK];
     int i;
     for (i = 0; i < j->copies; i++) {
         job_place(j, i);
-        if (tfb_pack(j->ctx, &j->t[1], j->t[3].data, bytes, &packed) != TFB_OK)
+        if (tfb_pack(j->ctx, &j->t[T_W], j->t[T_PACK].data, bytes, &packed) != TFB_OK)
             stop(j->w->name, j->ctx->message);
     }
-    j->t[3] = packed;
+    j->t[T_PACK] = packed;
+}
+
+static void job_grow(job *j, size_t bytes) {
+    if (bytes <= j->room) return;
+    free(j->data);
+    j->data = (char *)allocate(bytes);
+    j->room = bytes;
 }
 
 static void job_make(job *j, const workload *w, const struct row *r) {
@@ -589,58 +831,83 @@ static void job_make(job *j, const workload *w, const struct row *r) {
     memset(j->t, 0, sizeof j->t);
     j->w = w;
     j->n = r->n;
+    j->cold = r->flags & COLD;
     j->copy_bytes = 0;
     w->shape(j);
     for (i = 0; i < MAX_PARTS; i++) {
-        const size_t bytes = j->t[i].ndim ? 4 * (size_t)tfb_numel(&j->t[i]) : 0;
         j->at[i] = j->copy_bytes;
-        j->copy_bytes += (bytes + 63) / 64 * 64 + 192; /* not a whole number of pages */
+        /* not a whole number of pages */
+        j->copy_bytes += (tensor_bytes(&j->t[i]) + 63) / 64 * 64 + 192;
     }
-    j->copies = r->flags & COLD ? (int)(far / job_bytes(j)) + 1 : 1;
-    j->data = (char *)allocate(j->copy_bytes * (size_t)j->copies);
-    job_fill(j);
-    if (w->shape == shape_packed) job_pack(j);
+    j->copies = j->cold ? (int)(far / job_bytes(j)) + 1 : 1;
+    job_grow(j, j->copy_bytes * (size_t)j->copies);
+    fill((float *)(void *)j->data, j->copy_bytes / 4 * (size_t)j->copies);
+    if (w->layer && w->layer->weights != TFB_F32) job_round(j, &j->t[T_W]);
+    if (w->layer && w->layer->parts & PACKED) job_pack(j);
     job_place(j, 0);
+}
+
+static void add_player(field *f, const char *name, const char *isa, const peer *other,
+                       tfb_status (*ours)(job *j)) {
+    player *p = &f->p[f->players++];
+    p->name = name;
+    p->isa = isa;
+    p->peer = other;
+    p->ours = ours;
+}
+
+/* Who plays: the tables, the best one first; peers that know how. */
+static void field_enter(field *f, const workload *w, const struct row *r) {
+    const int slow = f->tables > 1 && strcmp(f->isa[f->tables - 1], "scalar") == 0;
+    const int tables = f->tables - (slow && !(r->flags & QUICK));
+    int i;
+    f->players = 0;
+    for (i = 0; i < tables; i++) add_player(f, f->isa[i], f->isa[i], NULL, w->ours);
+    for (i = 0; i < tables && w->layer && w->layer->parts & FUSED; i++)
+        add_player(f, "ours_plain", f->isa[i], NULL, ours_plain);
+    for (i = 0; i < f->n_peers && w->peer; i++)
+        if (!f->peers[i].row->one_row || r->n[0] == 1)
+            add_player(f, f->peers[i].row->name, NULL, &f->peers[i], NULL);
 }
 
 static void field_select(void *user, int i) {
     field *f = (field *)user;
-    if (i < f->tables && tfb_isa_force(f->j.ctx, f->isa[i]) != TFB_OK)
+    if (f->p[i].isa && tfb_isa_force(f->j.ctx, f->p[i].isa) != TFB_OK)
         stop("table", f->j.ctx->message);
 }
 
-static void field_work(field *f, int i) {
-    if (i >= f->tables) f->j.w->peer(&f->j, &f->peers[i - f->tables]);
-    else if (f->j.w->ours(&f->j) != TFB_OK) stop(f->j.w->name, f->j.ctx->message);
+static void field_work(field *f, const player *p) {
+    if (p->peer) f->j.w->peer(&f->j, p->peer);
+    else if (p->ours(&f->j) != TFB_OK) stop(f->j.w->name, f->j.ctx->message);
 }
 
 static void field_call(void *user, int i) {
     field *f = (field *)user;
     if (f->j.copies > 1) job_place(&f->j, (f->j.copy + 1) % f->j.copies);
-    field_work(f, i);
+    field_work(f, &f->p[i]);
 }
 
 /* The first table's result is the measure: ours by bits, peers nearly. */
-static void field_check(field *f, int n) {
+static void field_check(field *f) {
     const tfb_tensor *y = &f->j.t[f->j.w->output];
     const size_t count = (size_t)tfb_numel(y);
     float *first = (float *)allocate(4 * count), *now;
     size_t at;
     int i;
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < f->players; i++) {
+        const player *p = &f->p[i];
+        if (p->ours == ours_plain) continue;
         job_place(&f->j, 0);
         now = (float *)y->data;
         memset((void *)now, 255, 4 * count); /* NaN */
         field_select(f, i);
-        field_work(f, i);
+        field_work(f, p);
         if (i == 0) memcpy((void *)first, now, 4 * count);
-        if (i < f->tables && memcmp(first, now, 4 * count) != 0)
-            stop(f->isa[i], "other bits than the first table's");
+        if (p->isa && memcmp(first, now, 4 * count) != 0)
+            stop(p->name, "other bits than the first table's");
         for (at = 0; at < count; at++) {
             const float off = now[at] - first[at], size = first[at] * first[at];
-            if (!(off * off <= 1e-6f * (1 + size)))
-                stop(i < f->tables ? f->isa[i] : f->peers[i - f->tables].name,
-                     "a wrong result");
+            if (!(off * off <= 1e-6f * (1 + size))) stop(p->name, "a wrong result");
         }
     }
     free(first);
@@ -649,18 +916,17 @@ static void field_check(field *f, int n) {
 /* --- Results. --- */
 /* The meters that bound a job: fma for flops, and streams. */
 static int meters_of(const job *j) {
-    const int cold = j->copies > 1;
-    if (j->w->unit == READ) return 1 << (cold ? READ_MEMORY : READ_L2);
-    if (j->w->unit == COPY) return 1 << (cold ? COPY_MEMORY : COPY_L2);
-    return ((1 << MAX_PEAKS) - 1) << FMA | cold << READ_MEMORY;
+    if (j->w->unit == READ) return 1 << (j->cold ? READ_MEMORY : READ_L2);
+    if (j->w->unit == COPY) return 1 << (j->cold ? COPY_MEMORY : COPY_L2);
+    return ((1 << MAX_PEAKS) - 1) << FMA | (j->cold ? 1 << READ_MEMORY : 0);
 }
 
 static double limit_of(const job *j, const limits *l, double work) {
     const double most = peak(l, NULL);
     const double bound = l->m[READ_MEMORY].rate * work / (double)job_bytes(j);
-    if (j->w->unit == READ) return l->m[j->copies > 1 ? READ_MEMORY : READ_L2].rate;
-    if (j->w->unit == COPY) return l->m[j->copies > 1 ? COPY_MEMORY : COPY_L2].rate;
-    return j->copies > 1 && bound < most ? bound : most;
+    if (j->w->unit == READ) return l->m[j->cold ? READ_MEMORY : READ_L2].rate;
+    if (j->w->unit == COPY) return l->m[j->cold ? COPY_MEMORY : COPY_L2].rate;
+    return j->cold && bound < most ? bound : most;
 }
 
 /* A line of results: the columns of the file, and one more for the printed table. */
@@ -669,11 +935,11 @@ static const struct column {
     const char *name, *head; /* in the file, above the printed table */
     int width;
 } COLUMNS[CELLS] = {
-    {"workload", "workload", -14},  {"shape", "shape", -22},
+    {"workload", "workload", -24},  {"shape", "shape", -22},
     {"threads", "thr", 3},          {"isa", "isa", -7},
     {"unit", "unit", -4},           {"ours", "ours", 7},
     {"limit", "limit", 7},          {"ours_over_limit", "/limit", 6},
-    {"peer", "peer", -9},           {"peer_value", "peer", 7},
+    {"peer", "peer", -13},          {"peer_value", "peer", 7},
     {"ours_over_peer", "/peer", 6}, {"", "of own", 6},
 };
 
@@ -711,27 +977,27 @@ static void set_ratio(line *l, int i, double a, double b) {
     snprintf(l->cell[i], CELL_BYTES, a > 0 && b > 0 ? "%.3f" : "-", a / (b > 0 ? b : 1));
 }
 
-/* M x N x K of products, B x H x G x T x S x D of attention, rows x C. */
+/* M x N x K of products, behind the batches of a and of b where there are any;
+ * B x H x G x T x S x D of attention; rows x C. */
 static void set_shape(line *l, int i, const job *j) {
     size_t used = 0;
     int d;
     for (d = 0; d < MAX_DIMS && j->n[d]; d++)
         used += (size_t)snprintf(l->cell[i] + used, CELL_BYTES - used, d ? "x%ld" : "%ld",
                                  (long)j->n[d]);
-    if (j->copies > 1) snprintf(l->cell[i] + used, CELL_BYTES - used, ",cold");
+    if (j->cold) snprintf(l->cell[i] + used, CELL_BYTES - used, ",cold");
 }
 
-static void print_result(FILE *file, const field *f, const limits *l, int table,
-                         const char *peer_name, const contestant *c,
-                         const contestant *p) {
+static void print_result(FILE *file, const field *f, const limits *l, const player *table,
+                         const contestant *c, const char *peer_name, double peer_time) {
     const double work = f->j.w->work(f->j.n), ours = work / c->median / 1e9;
-    const double other = p ? work / p->median / 1e9 : 0;
+    const double other = peer_time > 0 ? work / peer_time / 1e9 : 0;
     const double limit = limit_of(&f->j, l, work);
     line out;
     set_text(&out, 0, f->j.w->name);
     set_shape(&out, 1, &f->j);
     set_number(&out, 2, opt.threads);
-    set_text(&out, 3, f->isa[table]);
+    set_text(&out, 3, table->isa);
     set_text(&out, 4, f->j.w->unit == FLOPS ? "GF/s" : "GB/s");
     set_number(&out, 5, ours);
     set_number(&out, 6, limit);
@@ -739,7 +1005,7 @@ static void print_result(FILE *file, const field *f, const limits *l, int table,
     set_text(&out, 8, peer_name);
     set_number(&out, 9, other);
     set_ratio(&out, 10, ours, other);
-    set_ratio(&out, 11, f->j.w->unit == FLOPS ? ours : 0, peak(l, f->isa[table]));
+    set_ratio(&out, 11, f->j.w->unit == FLOPS ? ours : 0, peak(l, table->isa));
     print_line(file, &out);
 }
 
@@ -768,29 +1034,176 @@ static void print_limits(FILE *file, limits *l) {
     for (i = READ_L2; i < FMA; i++) print_meter(file, &l->m[i]);
 }
 
-/* Everybody works on one workload at one shape: a line for each of our tables. */
+/* A line for each table and each that it competes with: peers, and itself unfused. */
+static void print_results(FILE *file, const field *f, const limits *l,
+                          const contestant *c) {
+    int i, k, lines;
+    for (i = 0; i < f->players; i++) {
+        const player *p = &f->p[i], *q;
+        if (p->peer || p->ours == ours_plain) continue;
+        for (k = lines = 0; k < f->players; k++) {
+            q = &f->p[k];
+            if (!q->peer && (q->ours != ours_plain || q->isa != p->isa)) continue;
+            print_result(file, f, l, p, &c[i], q->name, c[k].median);
+            lines++;
+        }
+        if (!lines) print_result(file, f, l, p, &c[i], "-", 0);
+    }
+}
+
+static void enter_player(contestant *c, field *f, int i) {
+    memset(c, 0, sizeof *c);
+    c->select = field_select;
+    c->call = field_call;
+    c->user = f;
+    c->i = i;
+}
+
+/* Everybody works on one workload at one shape. */
 static void run(field *f, limits *l, const workload *w, const struct row *r, FILE *file) {
-    contestant c[2 * MAX_CONTESTANTS + MAX_METERS];
-    int i, k, n, all;
+    contestant c[MAX_PLAYERS + MAX_METERS];
+    int i, all;
     job_make(&f->j, w, r);
-    n = f->tables + (w->peer ? f->n_peers : 0);
-    memset(c, 0, sizeof c);
-    for (i = 0; i < n; i++) {
-        c[i].select = field_select;
-        c[i].call = field_call;
-        c[i].user = f;
-        c[i].i = i;
-    }
-    field_check(f, n);
-    all = enter_meters(l, meters_of(&f->j), c, n);
+    field_enter(f, w, r);
+    for (i = 0; i < f->players; i++) enter_player(&c[i], f, i);
+    field_check(f);
+    all = enter_meters(l, meters_of(&f->j), c, f->players);
     race(c, all);
-    read_meters(c + n, all - n);
-    for (i = 0; i < f->tables; i++) {
-        for (k = f->tables; k < n; k++)
-            print_result(file, f, l, i, f->peers[k - f->tables].name, &c[i], &c[k]);
-        if (n == f->tables) print_result(file, f, l, i, "-", &c[i], NULL);
+    read_meters(c + f->players, all - f->players);
+    print_results(file, f, l, c);
+}
+
+/* --- The sweep: square products of many sizes, and small ones with all kinds of ends, by
+ * the best table, in rounds, so that what disturbs one is gone in another. A cliff is a
+ * size whose flops take much longer than those of the next smaller one. --- */
+enum {
+    SWEPT = 3,
+    ROUNDS = 2,
+    MAX_POINTS = 400,
+    SHOWN_CLIFFS = 10,
+    SWEEP_LIMIT = 521,
+    SWEEP_K = 256
+};
+static const double CLIFF = 1.5;
+static const tfb_idx SWEEP_M[] = {4, 5, 7, 8, 9, 12, 13, 16, 17, 31, 32, 33};
+static const tfb_idx SWEEP_N[] = {16, 17, 31, 32, 33, 47, 48, 49, 64};
+
+typedef struct point {
+    struct row row;
+    int smaller[2]; /* which points are the next smaller ones, or -1 */
+    double rate[SWEPT], share[SWEPT];
+} point;
+
+typedef struct cliff {
+    int workload, high, low;
+    double ratio;
+} cliff;
+
+static void add_point(point *p, tfb_idx M, tfb_idx N, tfb_idx K, int smaller0,
+                      int smaller1) {
+    memset(p, 0, sizeof *p);
+    p->row.n[0] = M;
+    p->row.n[1] = N;
+    p->row.n[2] = K;
+    p->smaller[0] = smaller0;
+    p->smaller[1] = smaller1;
+}
+
+static int is_prime(tfb_idx n) {
+    tfb_idx i;
+    for (i = 2; i * i <= n; i++)
+        if (n % i == 0) return 0;
+    return n > 1;
+}
+
+static int make_points(point *p) {
+    const int rows = sizeof SWEEP_M / sizeof *SWEEP_M;
+    const int columns = sizeof SWEEP_N / sizeof *SWEEP_N;
+    int n = 0, r, c;
+    tfb_idx size;
+    for (size = 4; size <= SWEEP_LIMIT; size++) {
+        if (size > 64 && !is_prime(size)) continue;
+        add_point(&p[n], size, size < 16 ? 16 : size, size, n - 1, -1);
+        n++;
     }
-    free(f->j.data);
+    for (r = 0; r < rows; r++)
+        for (c = 0; c < columns; c++, n++)
+            add_point(&p[n], SWEEP_M[r], SWEEP_N[c], SWEEP_K, c ? n - 1 : -1,
+                      r ? n - columns : -1);
+    return n;
+}
+
+/* Times a point once more; the best time counts. */
+static void sweep_point(field *fields, limits *l, int meters, point *p) {
+    contestant c[SWEPT + MAX_METERS];
+    int i, all;
+    for (i = 0; i < SWEPT; i++) {
+        job_make(&fields[i].j, &WORKLOADS[i], &p->row);
+        field_enter(&fields[i], &WORKLOADS[i], &p->row);
+        enter_player(&c[i], &fields[i], 0);
+    }
+    all = enter_meters(l, meters, c, SWEPT);
+    race(c, all);
+    read_meters(c + SWEPT, all - SWEPT);
+    for (i = 0; i < SWEPT; i++) {
+        const double rate = flops_matmul(p->row.n) / c[i].median / 1e9;
+        if (rate <= p->rate[i]) continue;
+        p->rate[i] = rate;
+        p->share[i] = rate / peak(l, NULL);
+    }
+}
+
+static int by_ratio(const void *a, const void *b) { /* the worst first */
+    const double x = ((const cliff *)a)->ratio, y = ((const cliff *)b)->ratio;
+    return (x < y) - (x > y);
+}
+
+static void print_cliffs(const point *p, int n) {
+    static cliff found[2 * SWEPT * MAX_POINTS];
+    int i, w, s, cliffs = 0;
+    for (i = 0; i < n; i++)
+        for (w = 0; w < SWEPT; w++)
+            for (s = 0; s < 2; s++) {
+                const int low = p[i].smaller[s];
+                const double ratio = low < 0 ? 0 : p[low].rate[w] / p[i].rate[w];
+                if (ratio <= CLIFF) continue;
+                found[cliffs].workload = w;
+                found[cliffs].high = i;
+                found[cliffs].low = low;
+                found[cliffs++].ratio = ratio;
+            }
+    qsort(found, (size_t)cliffs, sizeof *found, by_ratio);
+    printf("%d sizes take more than %.3g times as long for a flop as a smaller one%s\n",
+           cliffs, CLIFF, cliffs ? ":" : "");
+    for (i = 0; i < cliffs && i < SHOWN_CLIFFS; i++) {
+        const tfb_idx *high = p[found[i].high].row.n, *low = p[found[i].low].row.n;
+        printf("cliff %-14s %ldx%ldx%ld: %.2f times as long as %ldx%ldx%ld\n",
+               WORKLOADS[found[i].workload].name, (long)high[0], (long)high[1],
+               (long)high[2], found[i].ratio, (long)low[0], (long)low[1], (long)low[2]);
+    }
+}
+
+/* The first workloads are swept: products, and layers without and with a pack. */
+static void sweep(const field *f, limits *l, FILE *file) {
+    static point p[MAX_POINTS];
+    static field fields[SWEPT];
+    const int n = make_points(p);
+    int widest = FMA, i, w;
+    while (!l->m[widest].body) widest++; /* that of C is always there */
+    for (w = 0; w < SWEPT; w++) {
+        fields[w] = *f;
+        fields[w].tables = 1;
+        fields[w].n_peers = 0;
+    }
+    for (i = 0; i < ROUNDS * n; i++) sweep_point(fields, l, 1 << widest, &p[i % n]);
+    fprintf(file, "workload\tM\tN\tK\tgflops\tof_peak\n");
+    for (w = 0; w < SWEPT; w++)
+        for (i = 0; i < n; i++)
+            fprintf(file, "%s\t%ld\t%ld\t%ld\t%.4g\t%.3f\n", WORKLOADS[w].name,
+                    (long)p[i].row.n[0], (long)p[i].row.n[1], (long)p[i].row.n[2],
+                    p[i].rate[w], p[i].share[w]);
+    print_cliffs(p, n);
+    for (w = 0; w < SWEPT; w++) free(fields[w].j.data);
 }
 
 /* --- The program. --- */
@@ -801,7 +1214,7 @@ static void find_tables(field *f, tfb_ctx *ctx) {
     if (opt.isa && tfb_isa_force(ctx, opt.isa) != TFB_OK) stop("--isa", ctx->message);
     for (i = 0; (name = tfb_isa_list(ctx, i, &why)) != NULL; i++) {
         if (opt.isa && strcmp(opt.isa, name) != 0) continue;
-        if (f->tables < MAX_CONTESTANTS && tfb_isa_force(ctx, name) == TFB_OK)
+        if (f->tables < MAX_TABLES && tfb_isa_force(ctx, name) == TFB_OK)
             f->isa[f->tables++] = name;
         else fprintf(stderr, "table %s is left out: %s\n", name, why);
     }
@@ -839,18 +1252,23 @@ static void check_only(void) {
     stop("--only", "there is no such workload");
 }
 
+/* Options without a value; 0 if this is none. */
+static int read_flag(const char *option) {
+    if (strcmp(option, "--quick") == 0) opt.quick = 1;
+    else if (strcmp(option, "--sweep") == 0) opt.sweep = 1;
+    else return 0;
+    opt.batches = 3;
+    opt.batch_seconds = 0.004;
+    return 1;
+}
+
 static void read_options(int argc, char **argv) {
-    const char *usage = "[--quick] [--isa NAME] [--only WORKLOAD] [--cpu N] "
+    const char *usage = "[--quick] [--sweep] [--isa NAME] [--only WORKLOAD] [--cpu N] "
                         "[--threads N] [--out FILE]";
     int i;
     for (i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        if (strcmp(argv[i], "--quick") == 0) {
-            opt.quick = 1;
-            opt.batches = 3;
-            opt.batch_seconds = 0.004;
-            continue;
-        }
+        if (read_flag(argv[i])) continue;
         if (!value) stop("usage", usage);
         i++;
         if (strcmp(argv[i - 1], "--isa") == 0) opt.isa = value;
@@ -862,6 +1280,7 @@ static void read_options(int argc, char **argv) {
         else stop("usage", usage);
     }
     check_only();
+    if (!opt.out) opt.out = opt.sweep ? "build/sweep.tsv" : "build/bench.tsv";
     if (opt.threads < 1 || opt.threads > 256) stop("--threads", "1 to 256");
 }
 
@@ -870,9 +1289,16 @@ static int wanted(size_t w, const struct row *r) {
     return !opt.only || strcmp(opt.only, WORKLOADS[w].name) == 0;
 }
 
+static void bench(field *f, limits *l, FILE *file) {
+    size_t w, r;
+    print_head(file);
+    print_limits(file, l);
+    for (w = 0; w < sizeof WORKLOADS / sizeof *WORKLOADS; w++)
+        for (r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
+            if (wanted(w, &ROWS[r])) run(f, l, &WORKLOADS[w], &ROWS[r], file);
+}
+
 int main(int argc, char **argv) {
-    const size_t workloads = sizeof WORKLOADS / sizeof *WORKLOADS;
-    size_t w, r, i;
     field f;
     tfb_ctx ctx;
     limits l;
@@ -888,15 +1314,16 @@ int main(int argc, char **argv) {
         stop("--threads", ctx.message);
     f.j.ctx = &ctx;
     find_tables(&f, &ctx);
-    for (i = 0; i < sizeof PEERS / sizeof *PEERS; i++)
-        f.n_peers += peer_open(&PEERS[i], &f.peers[f.n_peers]);
     make_limits(&l, &ctx);
-    print_head(file);
-    print_limits(file, &l);
-    for (w = 0; w < workloads; w++)
-        for (r = 0; r < sizeof ROWS / sizeof *ROWS; r++)
-            if (wanted(w, &ROWS[r])) run(&f, &l, &WORKLOADS[w], &ROWS[r], file);
+    if (opt.sweep) {
+        sweep(&f, &l, file);
+    } else {
+        f.n_peers = open_peers(f.peers);
+        bench(&f, &l, file);
+    }
     fclose(file);
+    printf("%s\n", opt.out);
+    free(f.j.data);
     free(l.m[0].from);
     free(l.m[0].to);
     tfb_ctx_free(&ctx);

@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""Draws build/bench.tsv as build/bench.svg: how much of the machine's limit each workload
-reaches, ours beside every peer. Standard library only.
+"""Draws what the benchmark wrote, as far as it is there. Standard library only.
+build/bench.tsv as build/bench.svg: how much of the machine's limit each workload reaches,
+ours beside every peer. build/sweep.tsv as build/sweep.svg: speed over the size of square
+products.
 
-    python3 tests/bench/plot.py [bench.tsv [bench.svg]]
+    python3 tests/bench/plot.py [bench.tsv or sweep.tsv [the .svg]]
 """
 import csv
+import os
+import statistics
 import sys
 from xml.sax.saxutils import escape
 
 OURS = ["#1f6fb2", "#62b0e8", "#9fd0f2"]  # one per instruction-set table
-PEERS = ["#d98032", "#b0569c", "#7a9a3a", "#888888"]
+PLAIN = ["#4a5a68", "#93a2ae", "#c4ccd3"]  # the same without what is fused
+PEERS = ["#d98032", "#b0569c", "#7a9a3a", "#c9a227", "#888888"]
 BAR, GAP, LABEL, PLOT, VALUE, HEAD = 11, 8, 150, 200, 84, 44
 PANEL, COLUMNS, TOP = LABEL + PLOT + VALUE, 3, 70
 
@@ -19,11 +24,15 @@ def number(text):
     return None if text == "-" else float(text)
 
 
-def read(path):
+def rows_of(path):
+    """The lines of a table as dictionaries."""
+    with open(path, encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def read(rows):
     """The limits as text, and {workload: {shape: {name: (value, of limit, unit)}}}."""
     limits, workloads = [], {}
-    with open(path, encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
     results = [r for r in rows if r["workload"] != "limit"]
     tables = {r["isa"] for r in results}
     for r in rows:
@@ -35,7 +44,8 @@ def read(path):
             continue  # the reference, not made for speed: its bars would not be seen
         shape = workloads.setdefault(r["workload"], {}).setdefault(r["shape"], {})
         limit = number(r["limit"])
-        ours, peer = ("tfblocks " + r["isa"], "ours"), (r["peer"], "peer_value")
+        rival = "plain " + r["isa"] if r["peer"] == "ours_plain" else r["peer"]
+        ours, peer = ("tfblocks " + r["isa"], "ours"), (rival, "peer_value")
         for name, column in (ours, peer):
             value = number(r[column])
             if value and limit:
@@ -44,16 +54,17 @@ def read(path):
 
 
 def colours(workloads):
-    """A colour per contestant: blues are ours."""
+    """A colour per contestant: blues are ours, greys ours with nothing fused."""
     names = []
     for shapes in workloads.values():
         for bars in shapes.values():
             names += [n for n in bars if n not in names]
-    ours = [n for n in names if n.startswith("tfblocks")]
-    peers = [n for n in names if n not in ours]
-    colour = {n: OURS[i % len(OURS)] for i, n in enumerate(ours)}
-    colour.update({n: PEERS[i % len(PEERS)] for i, n in enumerate(peers)})
-    return colour
+    ours = [n for n in names if n.startswith("tfblocks ")]
+    plain = [n for n in names if n.startswith("plain ")]
+    peers = [n for n in names if n not in ours + plain]
+    return {n: shades[i % len(shades)]
+            for group, shades in ((ours, OURS), (peers, PEERS), (plain, PLAIN))
+            for i, n in enumerate(group)}
 
 
 def text(x, y, what, **attributes):
@@ -109,26 +120,94 @@ def draw(limits, workloads):
         at += 50 + 7.2 * len(name)
     body.append(text(at, 22, "bars: share of the limit; cold: data from memory"))
     body.append(text(16, 44, "limits: " + ",  ".join(limits), fill="#444"))
-    width, height = 16 + COLUMNS * PANEL, max(ends) + 8
+    return svg(16 + COLUMNS * PANEL, max(ends) + 8, body)
+
+
+def svg(width, height, body):
+    """The file's text."""
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
         rect(0, 0, width, height, "white"), *body, "</svg>", ""])
 
 
-def main():
+def read_sweep(rows):
+    """The peak in GF/s, and {workload: [(size, GF/s)]} of the square products."""
+    lines = {}
+    for r in rows:
+        if r["M"] == r["K"]:
+            lines.setdefault(r["workload"], []).append((int(r["M"]), float(r["gflops"])))
+    peaks = [float(r["gflops"]) / float(r["of_peak"]) for r in rows
+             if float(r["of_peak"]) > 0.05]
+    return statistics.median(peaks or [0]), lines
+
+
+def draw_sweep(high, lines):
+    """A line for each workload over the size, and one for the peak."""
+    left, top, width, height = 56, 44, 1000, 420
+    sizes = [n for line in lines.values() for n, _ in line]
+    last = max(sizes)
+    most = 1.05 * max([high] + [rate for line in lines.values() for _, rate in line])
+
+    def place(size, rate):
+        return left + width * size / last, top + height * (1 - rate / most)
+
+    def ruler(a, b, stroke):
+        (x1, y1), (x2, y2) = a, b
+        return (f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
+                f'stroke="{stroke}"/>')
+
+    body = [text(left, 20, "y = A B and y = A W^T, all three sizes n (N at least 16)",
+                 font_size="13")]
+    for size in range(0, last + 1, 32):
+        x, y = place(size, 0)
+        body += [ruler((x, y), (x, y + (8 if size % 64 else -height)), "#ddd"),
+                 text(x, y + 18, str(size), text_anchor="middle", fill="#666")]
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10 ** 6) if most / s < 12)
+    for rate in range(0, int(most) + 1, step):
+        x, y = place(0, rate)
+        body += [ruler((x, y), (x + width, y), "#ddd"),
+                 text(x - 6, y + 4, str(rate), text_anchor="end", fill="#666")]
+    body += [ruler(place(0, high), place(last, high), "#222"),
+             text(left + 4, place(0, high)[1] - 4, f"peak {high:.3g} GF/s"),
+             text(16, top - 8, "GF/s", fill="#666"),
+             text(left + width / 2, top + height + 36, "n", text_anchor="middle")]
+    at = left + 440
+    for (name, line), stroke in zip(lines.items(), [PEERS[0], OURS[1], OURS[0]]):
+        points = " ".join("{:.1f},{:.1f}".format(*place(*p)) for p in sorted(line))
+        body += [f'<polyline points="{points}" fill="none" stroke="{stroke}" '
+                 'stroke-width="1.5"/>',
+                 rect(at, 10, 12, 12, stroke), text(at + 17, 20, name, font_size="13")]
+        at += 50 + 7.2 * len(name)
+    return svg(left + width + 24, top + height + 48, body)
+
+
+def convert(source, target):
     """Reads the one file and writes the other."""
-    source = sys.argv[1] if len(sys.argv) > 1 else "build/bench.tsv"
-    target = sys.argv[2] if len(sys.argv) > 2 else "build/bench.svg"
     try:
-        limits, workloads = read(source)
+        rows = rows_of(source)
+        if not rows:
+            sys.exit(f"plot.py: {source} holds no results")
+        if "of_peak" in rows[0]:
+            picture = draw_sweep(*read_sweep(rows))
+        else:
+            picture = draw(*read(rows))
     except (OSError, KeyError, ValueError) as error:
         sys.exit(f"plot.py: {source}: {error}; run the benchmark first")
-    if not workloads:
-        sys.exit(f"plot.py: {source} holds no results")
     with open(target, "w", encoding="utf-8") as file:
-        file.write(draw(limits, workloads))
+        file.write(picture)
     print(target)
+
+
+def main():
+    """Draws the file that was named, or those that are there."""
+    sources = sys.argv[1:2]
+    if not sources:
+        known = ("build/bench.tsv", "build/sweep.tsv")
+        sources = [s for s in known if os.path.exists(s)] or [known[0]]
+    for source in sources:
+        convert(source, sys.argv[2] if len(sys.argv) > 2 else
+                os.path.splitext(source)[0] + ".svg")
 
 
 if __name__ == "__main__":

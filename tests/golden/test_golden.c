@@ -177,7 +177,7 @@ static void linear_bounds(const ref_case *c, tfb_idx K, double *tol) {
 static void run_linear(const ref_case *c) {
     const tfb_tensor x = need(c, 'i', "x"), w = need(c, 'i', "w");
     tfb_tensor y = result(c, "y"), packed;
-    const size_t bytes = tfb_pack_bytes(w.shape[0], w.shape[1]);
+    const size_t bytes = tfb_pack_bytes(w.shape[0], w.shape[1], TFB_F32);
     double *tol = bounds(c, "y");
     tfb_linear_opts o;
     memset(&o, 0, sizeof o);

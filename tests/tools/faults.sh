@@ -64,10 +64,16 @@ done
 
 # --- Order of sums. ---
 scalar "k runs downwards" test_isa mm \
-    's/TFB__VLOADP(b + at##j)/TFB__VLOADP(b + (k0 + end - 1 - 2 * k) * 16 + at##j)/' \
-    's/TFB__VSET1(a##i\[k\])/TFB__VSET1(a##i[k0 + end - 1 - k])/'
+    's/TFB__VLOADP(b + at##j)/TFB__VLOADP(b + (turned - 2 * k) * bks + at##j)/
+     s/a\[i \/ 3\]\[i % 3 \* lda\]/a[i \/ 3][i % 3 * lda + turned - 2 * k]/' \
+    's/^ *for (; k < stop; k++) {$/const tfb_idx turned = k + stop - 1;&/'
 scalar "only the last block of k counts" test_isa mm \
-    's/if (k0) c##i##j = TFB__VADD/if (0) c##i##j = TFB__VADD/'
+    's/k0 || t->add/t->add/'
+scalar "sums of earlier blocks are overwritten" test_isa mm \
+    's/k0 || t->add/k0/'
+scalar "alpha is ignored" test_isa mm 's/TFB__VSET1(t->alpha)/TFB__VSET1(1)/'
+scalar "alpha and bias after every block" test_isa mm \
+    's/t->last && end == t->k/t->last/'
 scalar "blocks of 512" test_hash "" 's/define TFB__BLOCK 256/define TFB__BLOCK 512/'
 scalar "splits of 2048 keys" test_hash "" 's/define TFB__KS  *1024/define TFB__KS 2048/'
 scalar "lanes folded as neighbours" test_isa softmax \
@@ -75,15 +81,68 @@ scalar "lanes folded as neighbours" test_isa softmax \
 scalar "carry is not applied" test_isa mm \
     's/TFB__VSET1(t->carry\[row + i\])/TFB__VSET1(1)/'
 
+scalar "the residual before relu" test_isa mm \
+    '/TFB__FN(finish)(const/,/^}/{
+         /if (last && t->relu) v/d
+         s/^ *TFB__VSTOREN(/if (last \&\& t->relu) v = TFB__FN(relu)(v);&/
+     }'
+scalar "relu before alpha and bias" test_isa mm \
+    '/TFB__FN(finish)(const/,/^}/{
+         /if (last && t->relu) v/d
+         s/^ *if (last)$/if (last \&\& t->relu) v = TFB__FN(relu)(v);&/
+     }'
+scalar "relu is ignored" test_isa mm 's/if (last && t->relu) v = /(void)/'
+scalar "relu of every block" test_isa mm 's/if (last && t->relu) v/if (t->relu) v/'
+scalar "relu makes numbers of NaNs" test_isa mm \
+    '/ TFB__FN(relu)(TFB__VF x) {/,/^}/s/return .*/return x > 0 ? x : 0;/'
+
+# --- Where results go. ---
+scalar "y is written at the distance of the sums" test_isa mm \
+    's/t->y + row \* t->ldy/t->y + row * t->lds/'
+scalar "the residual is read at the distance of y" test_isa mm \
+    's/t->r + row \* t->ldr/t->r + row * t->ldy/'
+scalar "sums of blocks go to y" test_isa mm \
+    's/last ? t->y + row \* t->ldy + col : s;/t->y + row * t->ldy + col;/'
+scalar "results stay in the sums" test_isa mm \
+    's/last ? t->y + row \* t->ldy + col : s;/s;/'
+scalar "sums are read where there are none" test_isa mm 's/k0 || t->add/1/'
+scalar "the residual is added to every block" test_isa mm \
+    's/if (last && t->r)$/if (t->r)/'
+scalar "no residual for the last tile of a row" test_isa mm \
+    's/if (last && t->r)$/if (last \&\& t->r \&\& col + width < t->cols)/'
+
 # --- Edges. ---
 scalar "the last key of a tile is dropped" test_isa attention \
     's/mm\.k = j1 - j0;/mm.k = j1 - j0 - 1;/'
-scalar "lane0 is ignored" test_isa pack 's/panel + lane0 + i/panel + i/'
+scalar "keys of a tile that is cut begin at lane 0" test_isa attention \
+    's/keys + from % TFB__PANEL)/keys)/'
+scalar "lanes that are not there are not cleared" test_isa pack \
+    's/i < n ? tfb__source_at(\(.*\)) : 0.0f)/tfb__source_at(\1))/'
+scalar "a staged source ignores its step" test_isa mm 's/(p \* t->source_step + /(/'
+scalar "every stage begins at k = 0" test_isa mm \
+    's/lane_stride + k \* from\.k_stride) \* size/lane_stride) * size/'
+scalar "stages are put at the place of the first" test_isa mm \
+    's/(t->reuse ? 0 : k \* TFB__PANEL)/0/'
+scalar "stages of a place that is used again are read as panels" test_isa mm \
+    's/if (t->reuse) b = first;//'
+scalar "columns beyond the last are written" test_isa mm \
+    's/end = TFB__MIN(width, t->cols - col)/end = width/'
+scalar "rows are collected as they lie" test_isa collect \
+    's/to\[i \* k + j\] = x\[i \* rs + j \* ks\]/to[j * rows + i] = x[i * rs + j * ks]/'
 scalar "window off by one" test_isa attention 's/last - a->window + 1/last - a->window/'
 scalar "masked values that are not finite leak" test_isa attention \
     's/if (mixed) finite &= .*/(void)mixed;/'
 
 # --- Values. ---
+scalar "bfloat16 is read as binary16" test_isa pack \
+    's/from->dtype == TFB_F16 ? tfb__f16_to(h)/1 ? tfb__f16_to(h)/'
+scalar "numbers below the normal binary16 are lost" test_isa pack \
+    's/5\.9604644775390625e-8f/0/'
+scalar "a gate in turn multiplies by itself" test_isa epilogue \
+    's/part\[1\]\[c\] = s\[2 \* c + 1\]/part[1][c] = s[2 * c]/'
+scalar "the residual before the gate" test_isa epilogue \
+    's/if (up) v = TFB__VMUL(v, TFB__VLOADN(up + c, n));//' \
+    '/^            TFB__CALL(scatter, e->y + row/s/^/if (up) v = TFB__VMUL(v, up[c]);/'
 scalar "maximum of the tile before" test_isa attention \
     '/TFB__FN(attn_row)(float/,/^}/s/max = lane\[c\] > max ? lane\[c\] : max/max = max/'
 scalar "a reciprocal for a division" test_isa softmax \
@@ -100,6 +159,34 @@ if [ -n "$vector" ]; then
         -e 's/_mm256_maskload_ps(p, tfb__mask_avx2(n))/_mm256_loadu_ps(p)/'
     fault "avx2 writes past the end" test_isa avx2 map \
         -e 's/_mm256_maskstore_ps(p, tfb__mask_avx2(n), a)/_mm256_storeu_ps(p, a)/'
+    fault "avx2 reads lanes that are not there" test_isa avx2 pack \
+        -e 's/if (n >= TFB__VW) {/if (n > 0) {/'
+    fault "avx2 collects every block from the first step" test_isa avx2 collect \
+        -e 's/TFB__CALL(turn, &from, i + j \* ks,/TFB__CALL(turn, \&from, i,/'
+    fault "avx2 turns the end of k without its last lane" test_isa avx2 mm \
+        -e 's/TFB__CALL(turn_some, from, at, steps, left,/& -1 +/'
+    fault "avx2 turns squares and keeps none" test_isa avx2 mm \
+        -e 's/if (!t->reuse) {/if (0) {/'
+    fault "avx2 leaves panels with lanes that were never filled" test_isa avx2 mm \
+        -e 's/t->cols + (-t->cols & (TFB__PANEL - 1))/t->cols/'
+    fault "avx2 turns squares and begins them at 0" test_isa avx2 mm \
+        -e 's/ && !t->carry &&/ \&\&/'
+    fault "avx2 turns squares that do not follow each other" test_isa avx2 mm \
+        -e 's/t->source_step == TFB__PANEL \* t->source\.lane_stride) {/1) {/'
+    fault "avx2 reads sums beyond the columns" test_isa avx2 mm \
+        -e 's/TFB__VADD(TFB__VLOADN(s + j, n), v)/TFB__VADD(TFB__VLOAD(s + j), v)/'
+    fault "avx2 reads bias beyond the columns" test_isa avx2 mm \
+        -e 's/TFB__VLOADN(t->bias + col + j, n)/TFB__VLOAD(t->bias + col + j)/'
+    fault "avx2 reads a residual beyond the columns" test_isa avx2 mm \
+        -e 's/TFB__VLOADN(\(t->r + row .*\), n)/TFB__VLOAD(\1)/'
+    fault "avx2 writes columns beyond the last" test_isa avx2 mm \
+        -e 's/TFB__VSTOREN((last ? y : s) + j, v, n)/TFB__VSTORE((last ? y : s) + j, v)/'
+    fault "avx2 takes every tile for whole" test_isa avx2 mm \
+        -e 's/t->cols - col >= V \* TFB__VW/1/'
+    fault "avx2 adds nothing to the sums of whole tiles" test_isa avx2 mm \
+        -e '/ROWS(TFB__TILE_FOLD)/d'
+    fault "avx2 writes rows of a tile at the distance of the sums" test_isa avx2 mm \
+        -e 's/ldt = last ? t->ldy : t->lds/ldt = t->lds/'
 else
     echo "skip faults of avx2: no compiler or CPU for it"
 fi

@@ -17,14 +17,14 @@ static const float *at(const float *base, int offset) {
 }
 
 static tfb_status op_matmul(tfb_ctx *ctx, const float *in, float *out) {
-    tfb_tensor a = tfb_view2(in, TFB_F32, 60, 300), y = tfb_view2(out, TFB_F32, 60, 40);
-    tfb_tensor b = tfb_view2(at(in, 18000), TFB_F32, 300, 40);
+    tfb_tensor a = tfb_view2(in, TFB_F32, 60, 300), y = tfb_view2(out, TFB_F32, 60, 70);
+    tfb_tensor b = tfb_view2(at(in, 18000), TFB_F32, 300, 70);
     return tfb_matmul(ctx, &a, &b, &y);
 }
 
 static tfb_status op_matmul_strided(tfb_ctx *ctx, const float *in, float *out) {
-    tfb_tensor a = tfb_view2(in, TFB_F32, 300, 60), y = tfb_view2(out, TFB_F32, 60, 40);
-    tfb_tensor b = tfb_view2(at(in, 18000), TFB_F32, 300, 40);
+    tfb_tensor a = tfb_view2(in, TFB_F32, 300, 60), y = tfb_view2(out, TFB_F32, 60, 70);
+    tfb_tensor b = tfb_view2(at(in, 18000), TFB_F32, 300, 70);
     static const int swap[2] = {1, 0};
     tfb_status status = tfb_permute(ctx, &a, swap, &a);
     return status != TFB_OK ? status : tfb_matmul(ctx, &a, &b, &y);
@@ -42,14 +42,31 @@ static tfb_status op_linear(tfb_ctx *ctx, const float *in, float *out) {
     return tfb_linear(ctx, &x, &w, &opts, &y);
 }
 
-static tfb_status op_linear_packed(tfb_ctx *ctx, const float *in, float *out) {
+static tfb_status linear_packed(tfb_ctx *ctx, const float *in, float *out, tfb_fn act) {
+    tfb_linear_opts opts = TFB_INIT;
     tfb_tensor x = tfb_view2(in, TFB_F32, 7, 70), y = tfb_view2(out, TFB_F32, 7, 96);
     tfb_tensor w = tfb_view2(at(in, 9000), TFB_F32, 96, 70);
     tfb_tensor p = tfb_view2(NULL, TFB_PACKED_F32, 96, 70);
     tfb_status status = TFB_OK;
     p.stride[0] = p.stride[1] = 0;
     if (in) status = tfb_pack(ctx, &w, pack_data, PACK_BYTES, &p);
-    return status != TFB_OK ? status : tfb_linear(ctx, &x, &p, NULL, &y);
+    opts.act = act;
+    return status != TFB_OK ? status : tfb_linear(ctx, &x, &p, &opts, &y);
+}
+
+static tfb_status op_linear_packed(tfb_ctx *ctx, const float *in, float *out) {
+    return linear_packed(ctx, in, out, TFB_FN_SILU);
+}
+
+/* These two need no scratch: all is read where it lies, sums go straight to y. */
+static tfb_status op_linear_direct(tfb_ctx *ctx, const float *in, float *out) {
+    return linear_packed(ctx, in, out, TFB_FN_IDENTITY);
+}
+
+static tfb_status op_matmul_direct(tfb_ctx *ctx, const float *in, float *out) {
+    tfb_tensor a = tfb_view2(in, TFB_F32, 7, 300), y = tfb_view2(out, TFB_F32, 7, 64);
+    tfb_tensor b = tfb_view2(at(in, 18000), TFB_F32, 300, 64);
+    return tfb_matmul(ctx, &a, &b, &y);
 }
 
 static tfb_status op_rmsnorm(tfb_ctx *ctx, const float *in, float *out) {
@@ -183,6 +200,9 @@ static void test_dtype_size(void) {
     CHECK(tfb_dtype_size(TFB_F32) == 4 && tfb_dtype_size(TFB_I32) == 4, "four bytes");
     CHECK(tfb_dtype_size(TFB_F16) == 2 && tfb_dtype_size(TFB_BF16) == 2, "two bytes");
     CHECK(tfb_dtype_size(TFB_U8) == 1, "one byte");
+    CHECK(tfb_dtype_size(TFB_PACKED_F32) == 1 && tfb_dtype_size(TFB_PACKED_F16) == 1 &&
+              tfb_dtype_size(TFB_PACKED_BF16) == 1,
+          "packs are bytes");
     CHECK(tfb_dtype_size(TFB__DTYPES) == 0 && tfb_dtype_size((tfb_dtype)77) == 0, "none");
 }
 
@@ -306,6 +326,35 @@ static void test_scratch_warm_up(void) {
         CHECK(ctx.used == 0 && ctx.depth == 0, "%s: scratch not returned", ops[i].name);
         tfb_ctx_free(&ctx);
         CHECK(heap.live == 0, "%s leaks", ops[i].name);
+    }
+}
+
+/* What needs no scratch works without any memory. */
+static void test_scratch_none(void) {
+    static const op_fn direct[] = {op_linear_direct, op_matmul_direct};
+    static float want[OUT_N];
+    int i;
+    for (i = 0; i < 6; i++) {
+        const op_fn run = direct[i % 2];
+        const int workers = 1 + i / 2;
+        t_heap heap;
+        crew c;
+        tfb_ctx ctx;
+        expect(run, want);
+        CHECK(measured(run, workers) == 0, "direct %d: %lu", i,
+              (unsigned long)measured(run, workers));
+        t_ctx(&ctx, &heap);
+        crew_join(&ctx, &c, workers);
+        CHECK_OK(&ctx, run(&ctx, in_data, out_data));
+        CHECK(ctx.scratch_last == 0 && heap.calls == 0, "direct %d allocates", i);
+        tfb_ctx_free(&ctx);
+        CHECK_OK(&ctx, tfb_ctx_init_static(&ctx, NULL, 0));
+        same_table(&ctx);
+        crew_join(&ctx, &c, workers);
+        clear_out();
+        CHECK_OK(&ctx, run(&ctx, in_data, out_data));
+        CHECK_BITS(out_data, want, OUT_N, "direct %d", i);
+        tfb_ctx_free(&ctx);
     }
 }
 
@@ -956,6 +1005,7 @@ int main(void) {
     RUN(test_ctx_bad_init);
     RUN(test_ctx_free);
     RUN(test_scratch_warm_up);
+    RUN(test_scratch_none);
     RUN(test_scratch_merge);
     RUN(test_scratch_last);
     RUN(test_scratch_nested);

@@ -182,7 +182,7 @@ static uint64_t hash_linear(tfb_ctx *ctx, int arg) {
     o.act = TFB_FN_SILU;
     o.gate = gate;
     if (arg >= PACKED) {
-        const size_t bytes = tfb_pack_bytes(N, K);
+        const size_t bytes = tfb_pack_bytes(N, K, TFB_F32);
         CHECK_OK(ctx, tfb_pack(ctx, &w, room((tfb_idx)(bytes / 4)), bytes, &packed));
         w = packed;
     }
@@ -191,7 +191,7 @@ static uint64_t hash_linear(tfb_ctx *ctx, int arg) {
 
 /* The bytes of a pack, four at a time in the order they would have in a file. */
 static uint64_t hash_pack(tfb_ctx *ctx, int arg) {
-    const size_t bytes = tfb_pack_bytes(21, 18);
+    const size_t bytes = tfb_pack_bytes(21, 18, TFB_F32);
     tfb_tensor w = tfb_view2(noise(378, 5 + (uint32_t)arg, 0.5f), TFB_F32, 21, 18),
                packed;
     unsigned char *p = (unsigned char *)(void *)room((tfb_idx)(bytes / 4));

@@ -1,77 +1,22 @@
 /* test_linear.c - matmul, linear and packed weights: by bits against the plain-loop
  * references over awkward shapes, layouts, options; scratch; bad input; pack format. */
 #include "../test.h"
+#include "layouts.h"
 #include <math.h>
-
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
-#define HUGE_EXTENT  (PTRDIFF_MAX / 2)
 
 static const tfb_idx sizes[] = {0,  1,  2,  5,  6,  7,   15,  16,  17,  31,
                                 48, 49, 63, 64, 65, 255, 256, 257, 513, 1025};
+static const tfb_dtype dtypes[] = {TFB_F32, TFB_F16, TFB_BF16};
 static const int worker_counts[] = {1, 2, 3, 5};
 
-/* --- Tensors laid out in many ways. The gaps belong to the comparison: a result is
- * compared over the whole buffer, so a stray write shows. --- */
-enum { ORDER = 1, WIDE = 2, BACK = 4, SPARSE = 8 };
 static const int layouts[] = {0,    0,           ORDER,
                               WIDE, BACK | WIDE, ORDER | WIDE | BACK | SPARSE};
-
-typedef struct box {
-    tfb_tensor t;
-    float *mem;
-    tfb_idx n;
-} box;
-
-/* ORDER: any dimension may be the contiguous one; WIDE: a slice of a wider buffer; BACK:
- * some negative strides; SPARSE: no stride is 1. */
-static box box_new(int ndim, const tfb_idx *shape, int layout) {
-    int i, order[TFB_MAX_DIMS];
-    tfb_idx step = layout & SPARSE ? t_int(2, 3) : 1, at = 0;
-    box b;
-    memset(&b, 0, sizeof b);
-    b.t.ndim = ndim;
-    for (i = 0; i < ndim; i++) order[i] = ndim - 1 - i;
-    for (i = ndim - 1; i > 0 && (layout & ORDER); i--) {
-        const int j = (int)t_int(0, i), swap = order[i];
-        order[i] = order[j];
-        order[j] = swap;
-    }
-    for (i = 0; i < ndim; i++) {
-        const int d = order[i];
-        b.t.shape[d] = shape[d];
-        b.t.stride[d] = step;
-        if ((layout & BACK) && (t_rand() & 1) && shape[d]) {
-            b.t.stride[d] = -step;
-            at += step * (shape[d] - 1);
-        }
-        step *= (shape[d] ? shape[d] : 1) + (layout & WIDE ? t_int(0, 3) : 0);
-    }
-    b.mem = t_floats(step);
-    b.n = step;
-    b.t.data = b.mem + at;
-    return b;
-}
-
-static float *floats_copy(const float *from, tfb_idx n) {
-    float *p = (float *)malloc((size_t)n * sizeof *p + (n == 0));
-    if (!p) exit(99);
-    memcpy(p, from, (size_t)n * sizeof *p);
-    return p;
-}
 
 /* The same view of another copy of the buffer. */
 static tfb_tensor box_view(const box *b, float *mem) {
     tfb_tensor t = b->t;
     t.data = mem + ((float *)b->t.data - b->mem);
     return t;
-}
-
-/* Puts values that arithmetic treats specially into a few places. */
-static void box_spoil(box *b, int count) {
-    const float odd[] = {
-        -0.0f,   0.0f,     TFB__FLT_INF, -TFB__FLT_INF, tfb__float_of(0x7FC00001u),
-        FLT_MAX, -FLT_MAX, 1e-40f,       -1.5e-38f,     1e-30f};
-    while (count--) b->mem[t_int(0, b->n - 1)] = odd[t_int(0, COUNT(odd) - 1)];
 }
 
 /* --- One call with everything that belongs to it. --- */
@@ -83,32 +28,60 @@ typedef struct variant {
     tfb_fn act;
     int alpha_set;
     float alpha;
-    int odd; /* how many special values each input gets */
+    int odd;         /* how many special values each input gets */
+    tfb_dtype dtype; /* of W */
 } variant;
 
 typedef struct problem {
     variant v;
     box x, w, y, bias, residual;
-    float *y0; /* y's buffer before the call */
+    uint16_t *half; /* W in 16 bits, laid out as w, which holds the same values */
     void *pack;
-    tfb_tensor weight; /* w or its pack */
+    tfb_tensor weight; /* what is multiplied by: w, half or a pack of them */
     tfb_linear_opts o;
 } problem;
 
+static void *bytes_new(size_t n) {
+    void *p = malloc(n ? n : 1);
+    if (!p) exit(99);
+    return p;
+}
+
 static void problem_pack(problem *p) {
-    const size_t bytes = tfb_pack_bytes(p->v.N, p->v.K);
+    const size_t bytes = tfb_pack_bytes(p->v.N, p->v.K, p->v.dtype);
+    tfb_tensor plain = p->weight;
     tfb_ctx ctx;
     t_ctx(&ctx, NULL);
-    p->pack = malloc(bytes);
-    if (!p->pack) exit(99);
-    CHECK_OK(&ctx, tfb_pack(&ctx, &p->w.t, p->pack, bytes, &p->weight));
+    p->pack = bytes_new(bytes);
+    CHECK_OK(&ctx, tfb_pack(&ctx, &plain, p->pack, bytes, &p->weight));
     tfb_ctx_free(&ctx);
 }
 
-static void problem_new(problem *p, const variant *v) {
-    const int lead = v->batch < 0 ? 1 : 0, l = v->layout, odd = v->odd;
+/* Rounds W to 16 bits, makes some of them odd, and copies them back to w. */
+static void problem_halve(problem *p) {
+    static const uint16_t odd[2][8] = {
+        {0x0001, 0x83FF, 0x8000, 0x0400, 0x7C00, 0xFC00, 0x7C01, 0xFE00},
+        {0x0001, 0x807F, 0x8000, 0x0080, 0x7F80, 0xFF80, 0x7F81, 0xFFC0}};
+    tfb_tensor floats = tfb_view1(p->w.mem, TFB_F32, p->w.n), halves;
+    tfb_ctx ctx;
+    int i;
+    t_ctx(&ctx, NULL);
+    p->half = (uint16_t *)bytes_new((size_t)p->w.n * 2);
+    halves = tfb_view1(p->half, p->v.dtype, p->w.n);
+    CHECK_OK(&ctx, tfb_copy(&ctx, &floats, &halves));
+    for (i = 0; i < 2 * p->v.odd; i++)
+        p->half[t_int(0, p->w.n - 1)] = odd[p->v.dtype == TFB_BF16][t_int(0, 7)];
+    CHECK_OK(&ctx, tfb_copy(&ctx, &halves, &floats));
+    p->weight.dtype = p->v.dtype;
+    p->weight.data = p->half + ((float *)p->w.t.data - p->w.mem);
+    tfb_ctx_free(&ctx);
+}
+
+/* The tensors, with random values. */
+static void problem_boxes(problem *p, const variant *v) {
+    const int lead = v->batch < 0 ? 1 : 0, l = v->layout;
     tfb_idx shape[3];
-    memset(p, 0, sizeof *p);
+    memset((void *)p, 0, sizeof *p);
     p->v = *v;
     shape[0] = v->batch;
     shape[1] = v->M;
@@ -122,9 +95,18 @@ static void problem_new(problem *p, const variant *v) {
     if (v->matmul) p->w = box_new(3 - lead, shape + lead, l);
     else p->w = box_new(2, shape + 1, l);
     p->bias = box_new(1, &v->N, l);
-    if (odd) box_spoil(&p->x, odd), box_spoil(&p->w, odd), box_spoil(&p->bias, odd);
-    p->y0 = floats_copy(p->y.mem, p->y.n);
+}
+
+/* What depends on the values. */
+static void problem_ready(problem *p) {
+    const variant *v = &p->v;
+    if (v->odd) {
+        box_spoil(&p->x, v->odd);
+        box_spoil(&p->w, v->odd);
+        box_spoil(&p->bias, v->odd);
+    }
     p->weight = p->w.t;
+    if (v->dtype != TFB_F32) problem_halve(p);
     if (v->packed) problem_pack(p);
     p->o.act = v->act;
     p->o.gate = v->gate;
@@ -134,18 +116,19 @@ static void problem_new(problem *p, const variant *v) {
     if (v->residual) p->o.residual = v->residual == 2 ? &p->y.t : &p->residual.t;
 }
 
-static void problem_free(problem *p) {
-    free(p->x.mem);
-    free(p->w.mem);
-    free(p->y.mem);
-    free(p->bias.mem);
-    free(p->residual.mem);
-    free(p->y0);
-    free(p->pack);
+static void problem_new(problem *p, const variant *v) {
+    problem_boxes(p, v);
+    problem_ready(p);
 }
 
-static void problem_reset(problem *p) {
-    memcpy(p->y.mem, p->y0, (size_t)p->y.n * sizeof(float));
+static void problem_free(problem *p) {
+    box_free(&p->x);
+    box_free(&p->w);
+    box_free(&p->y);
+    box_free(&p->bias);
+    box_free(&p->residual);
+    free(p->half);
+    free(p->pack);
 }
 
 static tfb_status problem_run(tfb_ctx *ctx, problem *p) {
@@ -155,7 +138,7 @@ static tfb_status problem_run(tfb_ctx *ctx, problem *p) {
 
 /* y's whole buffer as the reference leaves it; the caller frees it. */
 static float *problem_want(const problem *p) {
-    float *want = floats_copy(p->y0, p->y.n);
+    float *want = floats_copy(p->y.mem0, p->y.n);
     tfb_tensor y = box_view(&p->y, want);
     tfb_linear_opts o = p->o;
     if (p->v.residual == 2) o.residual = &y;
@@ -165,13 +148,14 @@ static float *problem_want(const problem *p) {
 }
 
 static void problem_check(tfb_ctx *ctx, problem *p, const float *want) {
+    static const char *const weights[] = {"", ", F16", ", BF16"};
     const variant *v = &p->v;
-    problem_reset(p);
+    box_reset(&p->y);
     CHECK_OK(ctx, problem_run(ctx, p));
     CHECK_BITS(p->y.mem, want, p->y.n,
-               "%s: batch %ld, %ld x %ld x %ld, layout %d, act %d", v->name,
-               (long)v->batch, (long)v->M, (long)v->N, (long)v->K, v->layout,
-               (int)v->act);
+               "%s: batch %ld, %ld x %ld x %ld, layout %d, act %d, gate %d%s", v->name,
+               (long)v->batch, (long)v->M, (long)v->N, (long)v->K, v->layout, (int)v->act,
+               (int)v->gate, weights[v->dtype]);
 }
 
 static void variant_check(tfb_ctx *ctx, const variant *v) {
@@ -186,28 +170,60 @@ static void variant_check(tfb_ctx *ctx, const variant *v) {
 
 /* Calls that between them take every path; sizes cross strips, tasks and panels. */
 static const variant variants[] = {
-    {"matmul", -1, 65, 130, 257, 0, 1, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0},
+    {"matmul", -1, 65, 130, 257, 0, 1, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0,
+     TFB_F32},
     {"matmul transposed", 2, 49, 31, 63, ORDER | SPARSE, 1, 0, 0, 0, TFB_GATE_NONE,
-     TFB_FN_IDENTITY, 0, 0, 0},
+     TFB_FN_IDENTITY, 0, 0, 0, TFB_F32},
     {"matmul one row", -1, 1, 257, 513, 0, 1, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0,
-     0, 0},
-    {"plain", -1, 7, 129, 300, 0, 0, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0},
-    {"packed", -1, 7, 129, 300, 0, 0, 1, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0},
+     0, 0, TFB_F32},
+    {"plain", -1, 7, 129, 300, 0, 0, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0,
+     TFB_F32},
+    {"packed", -1, 7, 129, 300, 0, 0, 1, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0,
+     TFB_F32},
     {"plain, all options", 3, 17, 65, 65, WIDE, 0, 0, 1, 1, TFB_GATE_NONE,
-     TFB_FN_GELU_ERF, 1, 0.37f, 0},
+     TFB_FN_GELU_ERF, 1, 0.37f, 0, TFB_F32},
     {"packed, in place", 3, 17, 65, 65, WIDE, 0, 1, 1, 2, TFB_GATE_NONE, TFB_FN_GELU_TANH,
-     1, -1.5f, 0},
-    {"plain halves", -1, 9, 190, 65, 0, 0, 0, 1, 0, TFB_GATE_HALVES, TFB_FN_SILU, 0, 0,
-     0},
+     1, -1.5f, 0, TFB_F32},
+    {"plain halves", -1, 9, 190, 65, 0, 0, 0, 1, 0, TFB_GATE_HALVES, TFB_FN_SILU, 0, 0, 0,
+     TFB_F32},
     {"packed halves", -1, 9, 190, 65, 0, 0, 1, 0, 1, TFB_GATE_HALVES, TFB_FN_SILU, 0, 0,
-     0},
+     0, TFB_F32},
     {"plain interleaved", -1, 50, 142, 33, BACK | WIDE, 0, 0, 1, 2, TFB_GATE_INTERLEAVED,
-     TFB_FN_TANH, 0, 0, 0},
+     TFB_FN_TANH, 0, 0, 0, TFB_F32},
     {"packed interleaved", -1, 50, 142, 33, ORDER | SPARSE, 0, 1, 1, 0,
-     TFB_GATE_INTERLEAVED, TFB_FN_SIGMOID, 0, 0, 0},
-    {"many rows", 5, 97, 70, 9, 0, 0, 0, 1, 0, TFB_GATE_NONE, TFB_FN_RELU, 0, 0, 0},
+     TFB_GATE_INTERLEAVED, TFB_FN_SIGMOID, 0, 0, 0, TFB_F32},
+    {"many rows", 5, 97, 70, 9, 0, 0, 0, 1, 0, TFB_GATE_NONE, TFB_FN_RELU, 0, 0, 0,
+     TFB_F32},
     {"many rows, packed", -1, 801, 18, 9, ORDER | WIDE, 0, 1, 1, 0, TFB_GATE_NONE,
-     TFB_FN_RELU2, 0, 0, 0},
+     TFB_FN_RELU2, 0, 0, 0, TFB_F32},
+    {"direct", -1, 8, 96, 64, 0, 1, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0,
+     TFB_F32},
+    {"packed row, residual", -1, 1, 385, 769, 0, 0, 1, 1, 2, TFB_GATE_NONE,
+     TFB_FN_IDENTITY, 0, 0, 0, TFB_F32},
+    {"long", -1, 197, 97, 769, 0, 0, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0,
+     TFB_F32},
+    {"packed row", -1, 1, 385, 769, 0, 0, 1, 0, 1, TFB_GATE_NONE, TFB_FN_RELU, 0, 0, 0,
+     TFB_F32},
+    {"tiny", -1, 5, 33, 40, 0, 0, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0,
+     TFB_F32},
+    {"tiny, more rows", -1, 20, 64, 64, 0, 0, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0,
+     0, 0, TFB_F32},
+    {"tiny packed", -1, 20, 49, 33, 0, 0, 1, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0,
+     0, TFB_F32},
+    {"tiny in place", -1, 8, 48, 33, 0, 1, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0,
+     0, TFB_F32},
+    {"tiny residual", -1, 8, 48, 33, 0, 0, 1, 0, 2, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0,
+     0, TFB_F32},
+    {"F16", -1, 7, 129, 300, 0, 0, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0, 0,
+     TFB_F16},
+    {"F16 packed", -1, 9, 129, 300, 0, 0, 1, 1, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0, 0,
+     0, TFB_F16},
+    {"BF16 one row", -1, 1, 257, 513, WIDE, 0, 0, 0, 0, TFB_GATE_NONE, TFB_FN_IDENTITY, 0,
+     0, 0, TFB_BF16},
+    {"BF16 packed halves", 2, 33, 190, 65, 0, 0, 1, 1, 1, TFB_GATE_HALVES, TFB_FN_SILU, 0,
+     0, 0, TFB_BF16},
+    {"F16 interleaved", -1, 50, 142, 33, ORDER | WIDE, 0, 0, 1, 2, TFB_GATE_INTERLEAVED,
+     TFB_FN_TANH, 0, 0, 0, TFB_F16},
 };
 
 /* --- Workers. --- */
@@ -218,7 +234,7 @@ static void reverse_for(void *user, tfb_idx n, tfb_body_fn body, void *arg) {
 }
 
 static void reverse_workers(tfb_ctx *ctx, const int *workers) {
-    static int count[8];
+    static int count[9];
     count[*workers] = *workers;
     ctx->parallel_for = reverse_for;
     ctx->parallel_user = &count[*workers];
@@ -428,16 +444,16 @@ static void matmul_batches(void) {
             box a = batch_box(c->a, M, K, layouts[l]);
             box b = batch_box(c->b, K, N, layouts[l]);
             box y = batch_box(c->y, M, N, layouts[l]);
-            float *want = floats_copy(y.mem, y.n), *y0 = floats_copy(y.mem, y.n);
+            float *want = floats_copy(y.mem, y.n);
             tfb_tensor wide_a = batch_wide(&a, &y.t), wide_b = batch_wide(&b, &y.t);
             tfb_tensor wy = box_view(&y, want);
             if (tfb_numel(&wy)) tfb__matmul_ref(&wide_a, &wide_b, &wy);
             CHECK_OK(&ctx, tfb_matmul(&ctx, &a.t, &b.t, &y.t));
             CHECK_BITS(y.mem, want, y.n, "batch case %d, layout %d", i, layouts[l]);
-            memcpy(y.mem, y0, (size_t)y.n * 4);
+            box_reset(&y);
             CHECK_OK(&ctx, tfb_matmul(&ctx, &wide_a, &wide_b, &y.t)); /* stride 0 */
             CHECK_BITS(y.mem, want, y.n, "batch case %d, expanded", i);
-            free(a.mem), free(b.mem), free(y.mem), free(want), free(y0);
+            box_free(&a), box_free(&b), box_free(&y), free(want);
         }
     tfb_ctx_free(&ctx);
 }
@@ -467,7 +483,7 @@ static void linear_ranks(void) {
             tfb__linear_ref(&x.t, &w.t, &o, &wy);
             CHECK_OK(&ctx, tfb_linear(&ctx, &x.t, &w.t, &o, &y.t));
             CHECK_BITS(y.mem, want, y.n, "rank %d, layout %d", rank, layouts[l]);
-            free(x.mem), free(y.mem), free(w.mem), free(r.mem), free(want);
+            box_free(&x), box_free(&y), box_free(&w), box_free(&r), free(want);
         }
     tfb_ctx_free(&ctx);
 }
@@ -616,6 +632,341 @@ static void tables_do_not_matter(void) {
     if (!tried) SKIP("this machine has the scalar table only");
 }
 
+/* --- Weights in 16 bits: what tfb_copy makes of them decides. --- */
+static const tfb_idx half_m[] = {1, 2, 3, 5, 8, 9, 13, 16, 20, 33, 65, 193};
+static const tfb_idx half_n[] = {1, 2, 15, 16, 17, 31, 33, 97, 193};
+static const tfb_idx half_k[] = {0, 1, 15, 17, 31, 64, 255, 256, 257, 769};
+
+/* Forces the i-th of the tables that work here; 0 behind the last. */
+static int table_force(tfb_ctx *ctx, int i) {
+    const char *name, *why;
+    int row;
+    for (row = 0; (name = tfb_isa_list(ctx, row, &why)) != NULL; row++)
+        if (tfb_isa_force(ctx, name) == TFB_OK && i-- == 0) return 1;
+    return 0;
+}
+
+static variant half_variant(int i) {
+    variant v = random_variant();
+    v.name = i & 2 ? "halves packed" : "halves plain";
+    v.batch = t_rand() % 4 ? -1 : t_int(1, 3);
+    do {
+        v.M = half_m[t_int(0, COUNT(half_m) - 1)];
+        v.N = half_n[t_int(0, COUNT(half_n) - 1)];
+        v.K = half_k[t_int(0, COUNT(half_k) - 1)];
+        v.gate = (tfb_gate)t_int(0, 2);
+        v.N += v.gate ? v.N % 2 : 0;
+    } while (v.M * v.N * v.K > 3000000);
+    v.dtype = dtypes[1 + i % 2];
+    v.packed = i >> 1 & 1;
+    v.bias = (int)t_int(0, 1);
+    v.residual = (int)t_int(0, 2);
+    v.act = t_rand() % 3 ? TFB_FN_IDENTITY : (tfb_fn)t_int(0, TFB_FN_TANH);
+    v.alpha_set = (int)t_int(0, 1);
+    v.alpha = t_float();
+    return v;
+}
+
+static void halves_equal_floats(void) {
+    tfb_ctx ctx;
+    int i, table;
+    t_ctx(&ctx, NULL);
+    for (i = 0; i < 240; i++) {
+        const variant v = half_variant(i);
+        problem p;
+        tfb_tensor half;
+        float *want;
+        problem_new(&p, &v);
+        want = problem_want(&p);
+        half = p.weight;
+        p.weight = p.w.t; /* the same values in F32 */
+        problem_check(&ctx, &p, want);
+        p.weight = half;
+        problem_check(&ctx, &p, want);
+        for (table = 0; table_force(&ctx, table); table++) problem_check(&ctx, &p, want);
+        t_ctx(&ctx, NULL);
+        free(want);
+        problem_free(&p);
+    }
+    tfb_ctx_free(&ctx);
+}
+
+/* The value of 16 bits by definition; a sum that begins at +0 makes -0 to +0. */
+static float half_value(uint16_t h, tfb_dtype dtype) {
+    const int e = h >> 10 & 31, m = h & 0x3FF;
+    float x;
+    if (dtype == TFB_BF16) return tfb__float_of((uint32_t)h << 16) + 0.0f;
+    if (e == 31)
+        return m ? tfb__float_of(0x7FC00000u) : h >> 15 ? -TFB__FLT_INF : TFB__FLT_INF;
+    x = (float)ldexp(e ? m + 1024 : m, (e ? e : 1) - 25);
+    return (h >> 15 ? -x : x) + 0.0f;
+}
+
+/* Row n of W holds the bits n once, among zeros; the rows of x are ones. */
+static void every_half_as(tfb_ctx *ctx, tfb_dtype dtype, int packed, int turned,
+                          tfb_idx M) {
+    enum { N = 65536, K = 17 };
+    const size_t bytes = tfb_pack_bytes(N, K, dtype);
+    uint16_t *w = (uint16_t *)bytes_new(2 * N * K);
+    float *x = t_floats(M * K), *y = t_floats(M * N), *want = t_floats(N);
+    char *pack = (char *)bytes_new(bytes);
+    tfb_tensor X = tfb_view2(x, TFB_F32, M, K), Y = tfb_view2(y, TFB_F32, M, N), W;
+    tfb_idx n, m;
+    W = tfb_view2(w, dtype, N, K);
+    if (turned) W.stride[0] = 1, W.stride[1] = N;
+    memset(w, 0, 2 * N * K);
+    for (n = 0; n < N; n++) {
+        w[n * W.stride[0] + n % K * W.stride[1]] = (uint16_t)n;
+        want[n] = half_value((uint16_t)n, dtype);
+    }
+    for (n = 0; n < M * K; n++) x[n] = 1;
+    if (packed) CHECK_OK(ctx, tfb_pack(ctx, &W, pack, bytes, &W));
+    CHECK_OK(ctx, tfb_linear(ctx, &X, &W, NULL, &Y));
+    for (m = 0; m < M; m++)
+        CHECK_BITS(y + m * N, want, N, "%s: row %ld, dtype %d, packed %d, turned %d",
+                   tfb_isa_name(ctx), (long)m, (int)dtype, packed, turned);
+    free(w), free(x), free(y), free(want), free(pack);
+}
+
+static void every_half(void) {
+    tfb_ctx ctx;
+    int i, table;
+    t_ctx(&ctx, NULL);
+    for (table = 0; table_force(&ctx, table); table++)
+        for (i = 0; i < 16; i++)
+            every_half_as(&ctx, dtypes[1 + i % 2], i >> 1 & 1, i >> 2 & 1,
+                          i >> 3 ? 9 : 1);
+    tfb_ctx_free(&ctx);
+}
+
+/* --- Every edge at which work is cut another way. --- */
+/* Outputs do not depend on how many there are: the sums of the largest problem are those
+ * of all, so each K needs the reference once. */
+enum { EDGE = 194 };
+static const tfb_idx edge_m[] = {1,  2,  7,  8,  9,  15, 16,  17,  47,
+                                 48, 49, 63, 64, 65, 96, 191, 192, 193};
+static const tfb_idx edge_n[] = {1,  15, 16, 17, 31,  32,  33,  47,  48,  49,  64,
+                                 65, 95, 96, 97, 143, 144, 145, 191, 192, 193, 194};
+static const tfb_idx edge_k[] = {1,   16,  255, 256, 257, 511,
+                                 512, 513, 767, 768, 769, 1025};
+
+typedef struct sheet {
+    tfb_idx K;
+    float *a, *w, *sums; /* [EDGE, K], [EDGE, K], a w^T */
+} sheet;
+
+static void sheet_new(sheet *s, tfb_idx K) {
+    const tfb_linear_opts none = TFB_INIT;
+    tfb_tensor x, w, y;
+    s->K = K;
+    s->a = t_floats(EDGE * K);
+    s->w = t_floats(EDGE * K);
+    s->sums = t_floats(EDGE * EDGE);
+    x = tfb_view2(s->a, TFB_F32, EDGE, K);
+    w = tfb_view2(s->w, TFB_F32, EDGE, K);
+    y = tfb_view2(s->sums, TFB_F32, EDGE, EDGE);
+    tfb__linear_ref(&x, &w, &none, &y);
+}
+
+static void sheet_free(sheet *s) {
+    free(s->a), free(s->w), free(s->sums);
+}
+
+/* The repeated: no stride of x's rows, of W's. */
+enum { ONE_ROW = 1, ONE_COLUMN = 2 };
+
+static void edge_new(problem *p, const sheet *s, const variant *v, int repeat) {
+    tfb_tensor a = tfb_view2(s->a, TFB_F32, v->M, s->K);
+    tfb_tensor w = tfb_view2(s->w, TFB_F32, v->N, s->K);
+    tfb_ctx ctx;
+    t_ctx(&ctx, NULL);
+    problem_boxes(p, v);
+    if (v->matmul) {
+        const int swap[2] = {1, 0};
+        CHECK_OK(&ctx, tfb_permute(&ctx, &w, swap, &w));
+    }
+    CHECK_OK(&ctx, tfb_copy(&ctx, &a, &p->x.t));
+    CHECK_OK(&ctx, tfb_copy(&ctx, &w, &p->w.t));
+    if (repeat & ONE_ROW) p->x.t.stride[0] = 0;
+    if (repeat & ONE_COLUMN) p->w.t.stride[v->matmul] = 0;
+    problem_ready(p);
+    tfb_ctx_free(&ctx);
+}
+
+static float *element(const tfb_tensor *t, tfb_idx i, tfb_idx j) {
+    return (float *)t->data + i * t->stride[0] + j * t->stride[1];
+}
+
+static float *edge_want(const problem *p, const sheet *s, int repeat) {
+    const tfb_linear_opts *o = &p->o;
+    float *want = floats_copy(p->y.mem0, p->y.n);
+    tfb_tensor y = box_view(&p->y, want);
+    tfb_idx m, c;
+    for (m = 0; m < y.shape[0]; m++)
+        for (c = 0; c < y.shape[1]; c++) {
+            const float *sums = s->sums + (repeat & ONE_ROW ? 0 : m * EDGE);
+            float part[2];
+            int up;
+            for (up = 0; up <= (o->gate != TFB_GATE_NONE); up++) {
+                const tfb_idx n =
+                    o->gate == TFB_GATE_INTERLEAVED ? 2 * c + up : c + up * y.shape[1];
+                const float *b = (const float *)p->bias.t.data + n * p->bias.t.stride[0];
+                part[up] = TFB__FMA(o->alpha_set ? o->alpha : 1.0f,
+                                    sums[repeat & ONE_COLUMN ? 0 : n], o->bias ? *b : 0);
+            }
+            tfb__map_scalar(o->act, 1, part, part);
+            if (o->gate) part[0] = part[0] * part[1];
+            if (p->v.residual == 1) part[0] = part[0] + *element(&p->residual.t, m, c);
+            if (p->v.residual == 2) part[0] = part[0] + *element(&y, m, c);
+            *element(&y, m, c) = part[0];
+        }
+    return want;
+}
+
+static variant edge_variant(tfb_idx M, tfb_idx N, tfb_idx K) {
+    variant v;
+    memset(&v, 0, sizeof v);
+    v.batch = -1;
+    v.M = M;
+    v.N = N;
+    v.K = K;
+    v.layout = layouts[t_int(0, COUNT(layouts) - 1)];
+    v.matmul = t_rand() % 3 == 0;
+    v.name = v.matmul ? "edge A B" : "edge A W^T";
+    if (v.matmul) return v;
+    v.packed = t_rand() % 3 == 0;
+    v.bias = t_rand() % 2;
+    v.residual = t_rand() % 2 ? 0 : (int)t_int(0, 2);
+    v.gate = t_rand() % 2 ? TFB_GATE_NONE : (tfb_gate)t_int(0, 2);
+    v.N += v.gate ? N % 2 : 0;
+    v.act = v.gate ? TFB_FN_SILU : t_rand() % 4 ? TFB_FN_IDENTITY : TFB_FN_RELU;
+    v.alpha_set = t_rand() % 4 == 0;
+    v.alpha = t_float();
+    return v;
+}
+
+/* One call in each of the contexts. */
+static void edge_check(tfb_ctx *ctx, int contexts, const sheet *s, tfb_idx M, tfb_idx N) {
+    const variant v = edge_variant(M, N, s->K);
+    const int repeat = v.packed || t_rand() % 6 ? 0 : (int)t_int(1, 3);
+    problem p;
+    float *want;
+    int i;
+    edge_new(&p, s, &v, repeat);
+    want = edge_want(&p, s, repeat);
+    for (i = 0; i < contexts; i++) problem_check(&ctx[i], &p, want);
+    free(want);
+    problem_free(&p);
+}
+
+static void edges_equal_reference(void) {
+    tfb_ctx ctx;
+    int i, j;
+    t_ctx(&ctx, NULL);
+    for (i = 0; i < COUNT(edge_k); i++) {
+        sheet s;
+        sheet_new(&s, edge_k[i]);
+        for (j = 0; j < 2 * COUNT(edge_m); j++)
+            edge_check(&ctx, 1, &s, edge_m[j / 2], edge_n[t_int(0, COUNT(edge_n) - 1)]);
+        for (j = 0; j < 2 * COUNT(edge_n); j++)
+            edge_check(&ctx, 1, &s, edge_m[t_int(0, COUNT(edge_m) - 1)], edge_n[j / 2]);
+        sheet_free(&s);
+    }
+    tfb_ctx_free(&ctx);
+}
+
+/* 1, 2, 3 and 8 workers: of the pool, and of a parallel_for that goes backwards. */
+static void edges_with_workers(void) {
+    static const int workers[] = {1, 2, 3, 8};
+    static const tfb_idx ks[] = {64, 257, 769};
+    tfb_ctx ctx[2 * COUNT(workers)];
+    int i, j;
+    for (i = 0; i < COUNT(ctx); i++) {
+        t_ctx(&ctx[i], NULL);
+        if (i % 2 || tfb_ctx_threads(&ctx[i], workers[i / 2], 100) != TFB_OK)
+            reverse_workers(&ctx[i], &workers[i / 2]);
+    }
+    for (i = 0; i < COUNT(ks); i++) {
+        sheet s;
+        sheet_new(&s, ks[i]);
+        for (j = 0; j < COUNT(edge_m); j++) { /* enough work to wake the workers */
+            tfb_idx M = edge_m[j], N = edge_n[t_int(0, COUNT(edge_n) - 1)];
+            if (M * N * s.K < TFB__WAKE_WORK) N = 191 + j % 3;
+            edge_check(ctx, COUNT(ctx), &s, M, N);
+        }
+        sheet_free(&s);
+    }
+    for (i = 0; i < COUNT(ctx); i++) tfb_ctx_free(&ctx[i]);
+}
+
+/* K strides of 0 have no sheet: each element repeats along k. */
+static void edges_repeat_along_k(void) {
+    tfb_ctx ctx;
+    int i;
+    t_ctx(&ctx, NULL);
+    for (i = 0; i < 60; i++) {
+        variant v =
+            edge_variant(edge_m[i % 14], edge_n[t_int(0, 12)], edge_k[t_int(1, 5)]);
+        problem p;
+        float *want;
+        v.name = "no stride along k";
+        v.packed = 0;
+        problem_new(&p, &v);
+        if (i % 3 != 1) p.x.t.stride[1] = 0;
+        if (i % 3 != 2) p.w.t.stride[!v.matmul] = p.weight.stride[!v.matmul] = 0;
+        want = problem_want(&p);
+        problem_check(&ctx, &p, want);
+        free(want);
+        problem_free(&p);
+    }
+    tfb_ctx_free(&ctx);
+}
+
+/* --- When workers are woken: never for little work, and once for a call. --- */
+static long woken;
+
+static void counting_for(void *user, tfb_idx n, tfb_body_fn body, void *arg) {
+    woken++;
+    reverse_for(user, n, body, arg);
+}
+
+static void little_work_wakes_nobody(void) {
+    enum { K = TFB__WAKE_WORK / (64 * 64) };
+    static const struct {
+        tfb_idx batch, M, N, K;
+        int wakes;
+    } cases[] = {
+        {-1, 1, 1, 1, 0},          {-1, 1, 16, 16, 0},        {-1, 64, 64, K - 1, 0},
+        {-1, 63, 64, K, 0},        {-1, 64, 63, K, 0},        {-1, 64, 64, K, 1},
+        {4, 64, 64, K / 4 - 1, 0}, {4, 64, 64, K / 4, 1},     {-1, 1, 4095, K, 0},
+        {-1, 1, 4096, K, 1},       {-1, 4096, K / 16, 16, 1}, {-1, 100, 2000, 0, 0},
+        {-1, 0, 512, 512, 0},      {-1, 193, 193, 769, 1}};
+    int workers = 3, i, kind;
+    tfb_ctx ctx;
+    t_ctx(&ctx, NULL);
+    reverse_workers(&ctx, &workers);
+    ctx.parallel_for = counting_for;
+    for (i = 0; i < COUNT(cases); i++)
+        for (kind = 0; kind < 4; kind++) {
+            variant v;
+            memset(&v, 0, sizeof v);
+            v.name = "woken";
+            v.batch = cases[i].batch;
+            v.M = cases[i].M;
+            v.N = cases[i].N;
+            v.K = cases[i].K;
+            v.matmul = kind == 0;
+            v.packed = kind == 2;
+            v.residual = kind > 1;
+            v.dtype = kind == 3 ? TFB_F16 : TFB_F32;
+            woken = 0;
+            variant_check(&ctx, &v);
+            CHECK(woken == cases[i].wakes, "%ld x %ld x %ld, kind %d: %ld calls",
+                  (long)v.M, (long)v.N, (long)v.K, kind, woken);
+        }
+    tfb_ctx_free(&ctx);
+}
+
 /* One row alone, in a batch of five, and at any place among many gives the same bits. */
 static void rows_do_not_matter(void) {
     tfb_ctx ctx;
@@ -669,7 +1020,7 @@ static void batch_does_not_matter(void) {
         problem_new(&p, &v);
         CHECK_OK(&ctx, problem_run(&ctx, &p));
         first = floats_copy(p.y.mem, p.y.n);
-        problem_reset(&p);
+        box_reset(&p.y);
         w = p.weight;
         for (b = 0; b < 5; b++) {
             CHECK_OK(&ctx, tfb_slice(&ctx, &p.x.t, 0, b, 1, &x));
@@ -736,10 +1087,17 @@ static size_t measure(const tfb_ctx *like, const problem *p, const int *workers)
     return ctx.scratch_last;
 }
 
+/* Weights and x can be read where they lie, and sums go straight to y. */
+static int needs_nothing(const variant *v) {
+    if (v->act > TFB_FN_RELU || v->gate || v->bias || v->layout || v->dtype) return 0;
+    if (v->residual && v->K > 256) return 0; /* sums of blocks could overwrite it */
+    return v->packed || (v->matmul && v->M <= 8 && v->N % 16 == 0);
+}
+
 /* What is measured is what is used: exactly so much succeeds, one byte less fails. */
 static void scratch_is_exact(void) {
     tfb_ctx like, ctx;
-    int i, j;
+    int i, j, direct = 0;
     t_ctx(&like, NULL);
     for (i = 0; i < COUNT(variants) * COUNT(worker_counts); i++) {
         const int *workers = &worker_counts[i % COUNT(worker_counts)];
@@ -754,34 +1112,43 @@ static void scratch_is_exact(void) {
         problem_check(&like, &p, want);
         CHECK(like.scratch_last == need, "%s: used %ld, measured %ld", p.v.name,
               (long)like.scratch_last, (long)need);
-        mem = (char *)malloc(need);
-        for (j = 0; j < 2; j++) {
+        CHECK((need == 0) == needs_nothing(&p.v), "%s: %ld", p.v.name, (long)need);
+        direct += need == 0;
+        mem = (char *)bytes_new(need);
+        for (j = 0; j <= (need > 0); j++) {
             CHECK_OK(&ctx, tfb_ctx_init_static(&ctx, mem, need - (size_t)j));
             CHECK_OK(&ctx, tfb_isa_force(&ctx, tfb_isa_name(&like)));
             reverse_workers(&ctx, workers);
             if (!j) problem_check(&ctx, &p, want);
         }
-        problem_reset(&p);
+        box_reset(&p.y);
         sprintf(text, "needs %ld", (long)need);
-        CHECK_FAILS(&ctx, TFB_ERR_SCRATCH, text, problem_run(&ctx, &p));
-        CHECK_BITS(p.y.mem, p.y0, p.y.n, "%s: y after too little scratch", p.v.name);
+        if (need) {
+            CHECK_FAILS(&ctx, TFB_ERR_SCRATCH, text, problem_run(&ctx, &p));
+            CHECK_BITS(p.y.mem, p.y.mem0, p.y.n, "%s: too little scratch", p.v.name);
+        }
         free(mem), free(want);
         problem_free(&p);
     }
+    CHECK(direct == 5 * COUNT(worker_counts), "%d calls without scratch", direct);
     tfb_ctx_free(&like);
 }
 
+/* A fits, but not what it takes: the panels of W, 16 times as wide as W. */
 static void scratch_overflows(void) {
-    tfb_tensor a = tfb_view2(NULL, TFB_F32, 1, HUGE_EXTENT / 4), b = a, y = a;
+    static const struct {
+        tfb_idx M, K, k_stride;
+        int workers;
+    } cases[] = {{9, HUGE_EXTENT / 32 + 1, 1, 1}, {9, HUGE_EXTENT / 32 + 1, 0, 1}};
     tfb_ctx ctx;
-    int workers;
-    b.shape[0] = a.shape[1];
-    b.shape[1] = y.shape[1] = 1;
-    b.stride[0] = 1;
-    a.stride[1] = 0; /* rows are gathered */
+    int i;
     CHECK_OK(&ctx, tfb_ctx_init_measure(&ctx));
-    for (workers = 1; workers <= 64; workers *= 4) {
-        ctx.workers = workers;
+    for (i = 0; i < COUNT(cases); i++) {
+        tfb_tensor a = tfb_view2(NULL, TFB_F32, cases[i].M, cases[i].K);
+        tfb_tensor b = tfb_view2(NULL, TFB_F32, cases[i].K, 1);
+        tfb_tensor y = tfb_view2(NULL, TFB_F32, cases[i].M, 1);
+        a.stride[1] = cases[i].k_stride;
+        ctx.workers = cases[i].workers;
         CHECK_FAILS(&ctx, TFB_ERR_RANGE, "scratch", tfb_matmul(&ctx, &a, &b, &y));
     }
     CHECK(ctx.scratch_peak == 0, "peak %ld", (long)ctx.scratch_peak);
@@ -806,14 +1173,14 @@ static void allocations_fail(void) {
             t_ctx(&ctx, &heap);
             reverse_workers(&ctx, &workers);
             heap.fail_at = fail;
-            problem_reset(&p);
+            box_reset(&p.y);
             st = problem_run(&ctx, &p);
             again = heap.calls >= fail;
             CHECK(st == TFB_OK || st == TFB_ERR_MEMORY, "status %d", (int)st);
-            CHECK(fail > 1 || st == TFB_ERR_MEMORY, "the first allocation failed");
+            CHECK(fail > 1 || (st == TFB_OK) == needs_nothing(&p.v), "the first failed");
             if (st) CHECK(strstr(ctx.message, "scratch") != NULL, "%s", ctx.message);
-            CHECK_BITS(p.y.mem, st ? p.y0 : want, p.y.n, "%s: allocation %ld", p.v.name,
-                       fail);
+            CHECK_BITS(p.y.mem, st ? p.y.mem0 : want, p.y.n, "%s: allocation %ld",
+                       p.v.name, fail);
             problem_check(&ctx, &p, want);
             calls = heap.calls;
             problem_check(&ctx, &p, want);
@@ -912,70 +1279,130 @@ static void reference_epilogue(void) {
 static void pack_sizes(void) {
     static const struct {
         tfb_idx n, k;
-        size_t bytes;
-    } cases[] = {{0, 0, 64},          {1, 1, 64 + 64},     {16, 3, 64 + 192},
-                 {17, 3, 64 + 384},   {0, 9, 64},          {5, 0, 64},
-                 {-1, 4, 0},          {4, -1, 0},          {PTRDIFF_MAX, PTRDIFF_MAX, 0},
-                 {PTRDIFF_MAX, 1, 0}, {1, PTRDIFF_MAX, 0}, {PTRDIFF_MIN, PTRDIFF_MIN, 0}};
-    int i;
+        size_t floats; /* in the panels; 1: it overflows */
+    } cases[] = {{0, 0, 0},
+                 {1, 1, 16},
+                 {16, 3, 48},
+                 {17, 3, 96},
+                 {0, 9, 0},
+                 {5, 0, 0},
+                 {-1, 4, 1},
+                 {4, -1, 1},
+                 {PTRDIFF_MAX, PTRDIFF_MAX, 1},
+                 {PTRDIFF_MAX, 1, 1},
+                 {1, PTRDIFF_MAX, 1},
+                 {PTRDIFF_MIN, PTRDIFF_MIN, 1},
+                 {-1, 0, 1},
+                 {0, PTRDIFF_MIN, 1},
+                 {PTRDIFF_MAX, 0, 0},
+                 {0, PTRDIFF_MAX, 0},
+                 {HUGE_EXTENT, 16, 1},
+                 {16, HUGE_EXTENT / 8, 1}};
+    static const tfb_dtype bad[] = {TFB_I32,        TFB_U8,          TFB_PACKED_F32,
+                                    TFB_PACKED_F16, TFB_PACKED_BF16, TFB__DTYPES,
+                                    (tfb_dtype)31,  (tfb_dtype)-1};
+    int i, d;
     for (i = 0; i < COUNT(cases); i++)
-        CHECK(tfb_pack_bytes(cases[i].n, cases[i].k) == cases[i].bytes, "%ld x %ld: %ld",
-              (long)cases[i].n, (long)cases[i].k,
-              (long)tfb_pack_bytes(cases[i].n, cases[i].k));
+        for (d = 0; d < 3; d++) {
+            const size_t floats = cases[i].floats, size = d ? 2 : 4;
+            CHECK(tfb_pack_bytes(cases[i].n, cases[i].k, dtypes[d]) ==
+                      (floats == 1 ? 0 : 64 + size * floats),
+                  "%ld x %ld, dtype %d", (long)cases[i].n, (long)cases[i].k, d);
+        }
+    for (i = 0; i < COUNT(bad); i++)
+        CHECK(tfb_pack_bytes(5, 5, bad[i]) == 0, "dtype %d", (int)bad[i]);
+    CHECK(tfb_pack_bytes(16, PTRDIFF_MAX / 40, TFB_F16) != 0 &&
+              tfb_pack_bytes(16, PTRDIFF_MAX / 40, TFB_F32) == 0,
+          "fits in 16 bits only");
 }
 
 /* The byte at a place of W's pack, from the documented layout alone. */
 static unsigned char pack_byte(const tfb_tensor *w, size_t at) {
     const tfb_idx N = w->shape[0], K = w->shape[1];
-    unsigned char header[64] = "TFBPACK1\1";
+    const size_t size = w->dtype == TFB_F32 ? 4 : 2;
+    unsigned char header[64] = "TFBPACK1\1"; /* version 1 at 8 */
     uint32_t bits;
+    uint16_t half;
     tfb_idx f, n, k;
     int i;
+    header[12] = w->dtype == TFB_F16 ? 1 : w->dtype == TFB_BF16 ? 2 : 0;
     for (i = 0; i < 8; i++) {
         header[16 + i] = (unsigned char)((uint64_t)N >> (8 * i));
         header[24 + i] = (unsigned char)((uint64_t)K >> (8 * i));
     }
-    if (at < 64) return header[at]; /* version 1 at 8, dtype F32 = 0 at 12 */
-    f = (tfb_idx)(at - 64) / 4;
+    if (at < 64) return header[at];
+    f = (tfb_idx)((at - 64) / size);
     n = f / (16 * K) * 16 + f % 16;
     k = f / 16 % K;
     if (n >= N) return 0;
-    memcpy(&bits, (float *)w->data + n * w->stride[0] + k * w->stride[1], 4);
-    return (unsigned char)(bits >> (8 * (at % 4)));
+    f = n * w->stride[0] + k * w->stride[1];
+    if (size == 4) memcpy(&bits, (float *)w->data + f, 4);
+    else memcpy(&half, (uint16_t *)w->data + f, 2), bits = half;
+    return (unsigned char)(bits >> (8 * (at % size)));
+}
+
+static void pack_layout_of(const char *isa, tfb_dtype dtype, tfb_idx N, tfb_idx K,
+                           int layout) {
+    static const tfb_dtype packs[] = {TFB_PACKED_F32, TFB_PACKED_F16, TFB_PACKED_BF16};
+    const size_t bytes = tfb_pack_bytes(N, K, dtype);
+    unsigned char *mem = (unsigned char *)bytes_new(bytes + 4);
+    size_t at, off = 0;
+    variant v;
+    problem p;
+    tfb_tensor packed;
+    tfb_ctx ctx;
+    memset(&v, 0, sizeof v);
+    v.batch = -1;
+    v.N = N;
+    v.K = K;
+    v.layout = layout;
+    v.dtype = dtype;
+    v.odd = 2;
+    problem_new(&p, &v);
+    memset(mem, 0xA5, bytes + 4);
+    t_ctx(&ctx, NULL);
+    if (isa) CHECK_OK(&ctx, tfb_isa_force(&ctx, isa));
+    CHECK_OK(&ctx, tfb_pack(&ctx, &p.weight, mem, bytes, &packed));
+    for (at = 0; at < bytes; at++) off += mem[at] != pack_byte(&p.weight, at);
+    for (; at < bytes + 4; at++) off += mem[at] != 0xA5;
+    CHECK(off == 0, "%ld bytes of %ld x %ld differ, dtype %d", (long)off, (long)N,
+          (long)K, (int)dtype);
+    CHECK(packed.data == mem && packed.ndim == 2 && packed.shape[0] == N &&
+              packed.shape[1] == K && packed.dtype == packs[dtype] && !packed.stride[0] &&
+              !packed.stride[1],
+          "the view of the pack");
+    free(mem);
+    problem_free(&p);
+    tfb_ctx_free(&ctx);
 }
 
 static void pack_layout(void) {
-    tfb_ctx ctx;
-    int i, l, table;
-    for (table = 0; table < 2; table++)
+    int i, l, d;
+    for (d = 0; d < 6; d++)
         for (i = 0; i < 24; i++)
-            for (l = 0; l < COUNT(layouts); l++) {
-                tfb_idx shape[2];
-                size_t bytes, at, wrong = 0;
-                unsigned char *mem;
-                tfb_tensor packed;
-                box w;
-                shape[0] = i < 12 ? size_up_to(65) : t_int(0, 50);
-                shape[1] = i < 12 ? size_up_to(65) : t_int(0, 50);
-                w = box_new(2, shape, layouts[l]);
-                bytes = tfb_pack_bytes(shape[0], shape[1]);
-                mem = (unsigned char *)malloc(bytes + 4);
-                memset(mem, 0xA5, bytes + 4);
-                t_ctx(&ctx, NULL);
-                if (table) CHECK_OK(&ctx, tfb_isa_force(&ctx, "scalar"));
-                CHECK_OK(&ctx, tfb_pack(&ctx, &w.t, mem, bytes, &packed));
-                for (at = 0; at < bytes; at++) wrong += mem[at] != pack_byte(&w.t, at);
-                for (; at < bytes + 4; at++) wrong += mem[at] != 0xA5;
-                CHECK(wrong == 0, "%ld bytes of %ld x %ld differ", (long)wrong,
-                      (long)shape[0], (long)shape[1]);
-                CHECK(packed.data == mem && packed.ndim == 2 &&
-                          packed.shape[0] == shape[0] && packed.shape[1] == shape[1] &&
-                          packed.dtype == TFB_PACKED_F32 && !packed.stride[0] &&
-                          !packed.stride[1],
-                      "the view of the pack");
-                free(mem), free(w.mem);
-                tfb_ctx_free(&ctx);
-            }
+            for (l = 0; l < COUNT(layouts); l++)
+                pack_layout_of(d / 3 ? "scalar" : NULL, dtypes[d % 3],
+                               i < 12 ? size_up_to(65) : t_int(0, 50),
+                               i < 12 ? size_up_to(65) : t_int(0, 50), layouts[l]);
+}
+
+/* The bytes themselves, once: W[n][k] = 0x1100 + 16 n + k, so low bytes come first. */
+static void pack_bytes_written_out(void) {
+    static const unsigned char k0[4] = {0x00, 0x11, 0x10, 0x11}, k1[2] = {0x01, 0x11};
+    uint16_t w[2][2] = {{0x1100, 0x1101}, {0x1110, 0x1111}}, i;
+    unsigned char mem[64 + 64];
+    tfb_ctx ctx;
+    t_ctx(&ctx, NULL);
+    for (i = 0; i < 2; i++) {
+        tfb_tensor W = tfb_view2(w, i ? TFB_BF16 : TFB_F16, 2, 2), packed;
+        uint32_t aligned[sizeof mem / 4], j;
+        CHECK_OK(&ctx, tfb_pack(&ctx, &W, aligned, sizeof aligned, &packed));
+        memcpy(mem, aligned, sizeof mem);
+        CHECK(mem[12] == 1 + i && mem[13] + mem[14] + mem[15] == 0, "dtype of %d", i);
+        CHECK(memcmp(mem + 64, k0, 4) == 0 && memcmp(mem + 96, k1, 2) == 0, "%d", i);
+        for (j = 68; j < 96; j++) CHECK(mem[j] == 0 && mem[j + 32] == 0, "padding");
+    }
+    tfb_ctx_free(&ctx);
 }
 
 /* The same variable for plain and packed weights is what a program writes. */
@@ -986,36 +1413,44 @@ static void pack_into_its_own_view(void) {
     t_ctx(&ctx, NULL);
     CHECK_OK(&ctx, tfb_pack(&ctx, &W, want, sizeof want, &P));
     CHECK_OK(&ctx, tfb_pack(&ctx, &W, mem, sizeof mem, &W));
-    CHECK(memcmp(mem, want, tfb_pack_bytes(3, 2)) == 0, "packed into its own view");
+    CHECK(memcmp(mem, want, tfb_pack_bytes(3, 2, TFB_F32)) == 0,
+          "packed into its own view");
     CHECK(W.data == mem && W.dtype == TFB_PACKED_F32, "the view");
     tfb_ctx_free(&ctx);
 }
 
 /* A pack is only bytes: it works from anywhere, at any address aligned to 4. */
-static void pack_moves(void) {
-    const tfb_idx N = 37, K = 21;
-    const size_t bytes = tfb_pack_bytes(N, K);
-    float *w = t_floats(N * K), *x = t_floats(3 * K), y[111], want[111];
-    char *mem = (char *)malloc(bytes), *other = (char *)malloc(bytes + 64);
-    tfb_tensor W = tfb_view2(w, TFB_F32, N, K), X = tfb_view2(x, TFB_F32, 3, K);
-    tfb_tensor Y = tfb_view2(y, TFB_F32, 3, N), P;
+static void pack_moves_as(tfb_dtype dtype) {
+    const variant v = {"moved",         -1, 3, 37, 21,   0, 0, 1, 0, 0, TFB_GATE_NONE,
+                       TFB_FN_IDENTITY, 0,  0, 0,  dtype};
+    const size_t bytes = tfb_pack_bytes(v.N, v.K, dtype);
+    char *other = (char *)bytes_new(bytes + 64);
+    problem p;
+    float *want;
+    tfb_dtype packed;
     tfb_ctx ctx;
     size_t shift;
     t_ctx(&ctx, NULL);
-    CHECK_OK(&ctx, tfb_linear(&ctx, &X, &W, NULL, &Y));
-    memcpy(want, y, sizeof y);
-    CHECK_OK(&ctx, tfb_pack(&ctx, &W, mem, bytes, &P));
+    problem_new(&p, &v);
+    want = problem_want(&p);
+    packed = p.weight.dtype;
     for (shift = 0; shift < 64; shift += 4) {
-        memcpy(other + shift, mem, bytes);
-        CHECK_OK(&ctx, tfb_pack_open(&ctx, other + shift, bytes, &P));
-        CHECK(P.shape[0] == N && P.shape[1] == K && P.dtype == TFB_PACKED_F32, "opened");
-        memset(y, 0, sizeof y);
-        CHECK_OK(&ctx, tfb_linear(&ctx, &X, &P, NULL, &Y));
-        CHECK_BITS(y, want, 111, "a moved pack");
+        memcpy(other + shift, p.pack, bytes);
+        CHECK_OK(&ctx, tfb_pack_open(&ctx, other + shift, bytes, &p.weight));
+        CHECK(p.weight.shape[0] == v.N && p.weight.shape[1] == v.K &&
+                  p.weight.dtype == packed && p.weight.data == other + shift,
+              "opened");
+        problem_check(&ctx, &p, want);
     }
-    CHECK_OK(&ctx, tfb_pack_open(&ctx, mem, bytes + 100, &P)); /* a longer file is fine */
-    free(w), free(x), free(mem), free(other);
+    CHECK_OK(&ctx, tfb_pack_open(&ctx, p.pack, bytes + 100, &p.weight)); /* fine */
+    free(other), free(want);
+    problem_free(&p);
     tfb_ctx_free(&ctx);
+}
+
+static void pack_moves(void) {
+    int d;
+    for (d = 0; d < 3; d++) pack_moves_as(dtypes[d]);
 }
 
 /* pack_open must refuse with FORMAT and leave *packed alone. */
@@ -1027,25 +1462,24 @@ static void open_refuses(tfb_ctx *ctx, const void *mem, size_t bytes, const char
     CHECK(memcmp(&p, &before, sizeof p) == 0, "packed changed");
 }
 
-static void pack_corrupted(void) {
+static void pack_corrupted_as(tfb_dtype dtype) {
     static const unsigned char huge[][16] = {
         {255, 255, 255, 255, 255, 255, 255, 255, 1},        /* N = -1 */
         {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 128}, /* K = -2^63 */
         {0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0},   /* 2^32 x 2^32 */
         {255, 255, 255, 255, 255, 255, 255, 127, 1},        /* N = 2^63 - 1 */
     };
-    float w[5 * 7];
-    tfb_tensor W = tfb_view2(w, TFB_F32, 5, 7), P;
-    const size_t bytes = tfb_pack_bytes(5, 7);
-    unsigned char *mem = (unsigned char *)malloc(bytes), *cut;
+    float w[5 * 7] = {0};
+    tfb_tensor W = tfb_view2(w, dtype, 5, 7), P;
+    const size_t bytes = tfb_pack_bytes(5, 7, dtype);
+    unsigned char *mem = (unsigned char *)bytes_new(bytes), *cut;
     size_t at;
     tfb_ctx ctx;
-    memset(w, 0, sizeof w);
     t_ctx(&ctx, NULL);
     CHECK_OK(&ctx, tfb_pack(&ctx, &W, mem, bytes, &P));
     for (at = 0; at < bytes;
          at += at < 70 || at + 40 > bytes ? 1 : 37) { /* heap blocks of just that size */
-        cut = (unsigned char *)malloc(at + 1);
+        cut = (unsigned char *)bytes_new(at);
         memcpy(cut, mem, at);
         open_refuses(&ctx, cut, at, at < 64 ? "less than a header" : "cut off");
         free(cut);
@@ -1061,6 +1495,17 @@ static void pack_corrupted(void) {
                      sizeof(tfb_idx) == 8 && at % 8 < 6 ? "cut off" : "the pack");
         mem[at] ^= 0x80;
     }
+    for (at = 32; at < 64; at++) {
+        mem[at] ^= 1;
+        open_refuses(&ctx, mem, bytes, "of the pack is not 0");
+        mem[at] ^= 1;
+    }
+    mem[12] = 3; /* the dtypes behind 2 are none of packs */
+    open_refuses(&ctx, mem, bytes, "version or dtype");
+    mem[12] = 0; /* as F32 it would be longer */
+    if (dtype != TFB_F32) open_refuses(&ctx, mem, bytes, "cut off");
+    mem[12] = (unsigned char)dtype;
+    CHECK_OK(&ctx, tfb_pack_open(&ctx, mem, bytes, &P));
     for (at = 0; at < (size_t)COUNT(huge); at++) {
         memcpy(mem + 16, huge[at], 16);
         open_refuses(&ctx, mem, bytes, "the pack's size overflows");
@@ -1069,16 +1514,22 @@ static void pack_corrupted(void) {
     tfb_ctx_free(&ctx);
 }
 
+static void pack_corrupted(void) {
+    int d;
+    for (d = 0; d < 3; d++) pack_corrupted_as(dtypes[d]);
+}
+
 /* tfb_linear does not trust a packed view either. */
 static void linear_checks_packs(void) {
     float w[6 * 4] = {0}, x[4] = {0}, y[6] = {1, 2, 3, 4, 5, 6}, before[6];
-    char *mem = (char *)malloc(tfb_pack_bytes(6, 4) + 1);
+    char *mem = (char *)malloc(tfb_pack_bytes(6, 4, TFB_F32) + 1);
     tfb_tensor W = tfb_view2(w, TFB_F32, 6, 4), X = tfb_view1(x, TFB_F32, 4), P, bad;
     tfb_tensor Y = tfb_view1(y, TFB_F32, 6);
     tfb_ctx ctx;
+    int i;
     memcpy(before, y, sizeof y);
     t_ctx(&ctx, NULL);
-    CHECK_OK(&ctx, tfb_pack(&ctx, &W, mem, tfb_pack_bytes(6, 4), &P));
+    CHECK_OK(&ctx, tfb_pack(&ctx, &W, mem, tfb_pack_bytes(6, 4, TFB_F32), &P));
     mem[3] = 'X';
     CHECK_FAILS(&ctx, TFB_ERR_FORMAT, "do not begin", tfb_linear(&ctx, &X, &P, NULL, &Y));
     mem[3] = 'P';
@@ -1093,6 +1544,20 @@ static void linear_checks_packs(void) {
     CHECK_FAILS(&ctx, TFB_ERR_SHAPE, "the pack [6, 3]",
                 tfb_linear(&ctx, &X, &P, NULL, &Y));
     mem[24] = 4;
+    for (mem[12] = 1; mem[12] < 3; mem[12]++)
+        CHECK_FAILS(&ctx, TFB_ERR_DTYPE,
+                    mem[12] == 1 ? "w is F32, the pack F16" : "w is F32, the pack BF16",
+                    tfb_linear(&ctx, &X, &P, NULL, &Y));
+    mem[12] = 3;
+    CHECK_FAILS(&ctx, TFB_ERR_FORMAT, "version", tfb_linear(&ctx, &X, &P, NULL, &Y));
+    mem[12] = 0;
+    for (i = 0; i < 2; i++) {
+        bad = P;
+        bad.dtype = i ? TFB_PACKED_BF16 : TFB_PACKED_F16;
+        CHECK_FAILS(&ctx, TFB_ERR_DTYPE,
+                    i ? "w is BF16, the pack F32" : "w is F16, the pack F32",
+                    tfb_linear(&ctx, &X, &bad, NULL, &Y));
+    }
     bad = P;
     bad.data = NULL;
     CHECK_FAILS(&ctx, TFB_ERR_ARG, "w.data is NULL",
@@ -1111,16 +1576,6 @@ static void linear_checks_packs(void) {
 }
 
 /* --- Bad input. Every tensor of a call in turn is replaced by something wrong. --- */
-#define MOST_ARGS 5
-
-typedef struct call {
-    const char *names[MOST_ARGS];
-    int optional[MOST_ARGS], n;
-    tfb_status (*run)(tfb_ctx *ctx, tfb_tensor **t);
-    tfb_tensor t[MOST_ARGS];
-    float mem[128];
-} call;
-
 static tfb_linear_opts call_opts;
 
 static tfb_status run_matmul(tfb_ctx *ctx, tfb_tensor **t) {
@@ -1134,99 +1589,12 @@ static tfb_status run_linear(tfb_ctx *ctx, tfb_tensor **t) {
     return tfb_linear(ctx, t[0], t[1], &o, t[4]);
 }
 
-/* Runs the call with argument `which` (-1: none) replaced; nothing may change. */
-static void call_refused(call *c, int which, tfb_tensor *instead, tfb_status code,
-                         const char *text) {
-    tfb_tensor *t[MOST_ARGS];
-    float before[128];
-    tfb_ctx ctx;
-    int i;
-    t_ctx(&ctx, NULL);
-    memcpy(before, c->mem, sizeof before);
-    for (i = 0; i < c->n; i++) t[i] = i == which ? instead : &c->t[i];
-    CHECK_FAILS(&ctx, code, text, c->run(&ctx, t));
-    CHECK(memcmp(before, c->mem, sizeof before) == 0, "\"%s\": memory changed", text);
-    tfb_ctx_free(&ctx);
-}
-
-/* What any tensor argument can have wrong. */
-static void call_refuses_any(call *c) {
-    int i, kind;
-    for (i = 0; i < c->n; i++)
-        for (kind = 0; kind < 11; kind++) {
-            static const char *const texts[] = {" is NULL",      ".ndim is 7",
-                                                ".ndim is -1",   ".dtype is 99",
-                                                " is I32",       ".shape[0] is -1",
-                                                ".data is NULL", ".data is not aligned",
-                                                "the size of ",  "the size of ",
-                                                "the size of "};
-            static const tfb_status codes[] = {
-                TFB_ERR_ARG,   TFB_ERR_SHAPE, TFB_ERR_SHAPE, TFB_ERR_DTYPE,
-                TFB_ERR_DTYPE, TFB_ERR_SHAPE, TFB_ERR_ARG,   TFB_ERR_ARG,
-                TFB_ERR_RANGE, TFB_ERR_RANGE, TFB_ERR_RANGE};
-            tfb_tensor bad = c->t[i];
-            char text[64];
-            if (kind == 0 && c->optional[i]) continue;
-            if (kind == 1) bad.ndim = TFB_MAX_DIMS + 1;
-            if (kind == 2) bad.ndim = -1;
-            if (kind == 3) bad.dtype = (tfb_dtype)99;
-            if (kind == 4) bad.dtype = TFB_I32;
-            if (kind == 5) bad.shape[0] = -1;
-            if (kind == 6) bad.data = NULL;
-            if (kind == 7) bad.data = (char *)bad.data + 1;
-            if (kind == 8) bad.shape[0] = PTRDIFF_MAX;
-            if (kind == 9) bad.stride[0] = PTRDIFF_MIN;
-            if (kind == 10) bad.stride[0] = PTRDIFF_MAX;
-            sprintf(text, "%s%s", kind < 8 ? c->names[i] : texts[kind],
-                    kind < 8 ? texts[kind] : c->names[i]);
-            call_refused(c, i, kind ? &bad : NULL, codes[kind], text);
-        }
-}
-
-typedef struct wrong {
-    int which;
-    tfb_tensor t;
-    tfb_status code;
-    const char *text;
-} wrong;
-
-static void call_refuses(call *c, const wrong *list, int n) {
-    int i;
-    for (i = 0; i < n; i++) {
-        tfb_tensor bad = list[i].t;
-        call_refused(c, list[i].which, &bad, list[i].code, list[i].text);
-    }
-}
-
-static tfb_tensor with_extent(tfb_tensor t, int dim, tfb_idx n) {
-    t.shape[dim] = n;
-    return t;
-}
-
-static tfb_tensor with_stride(tfb_tensor t, int dim, tfb_idx stride) {
-    t.stride[dim] = stride;
-    return t;
-}
-
-static tfb_tensor with_data(tfb_tensor t, void *data) {
-    t.data = data;
-    return t;
-}
-
-static tfb_tensor with_rank(tfb_tensor t, int ndim) {
-    int i;
-    for (i = t.ndim; i < ndim && i < TFB_MAX_DIMS; i++) t.shape[i] = t.stride[i] = 1;
-    t.ndim = ndim;
-    return t;
-}
-
-static tfb_tensor with_dtype(tfb_tensor t, tfb_dtype dtype) {
-    t.dtype = dtype;
-    return t;
+static tfb_status run_direct(tfb_ctx *ctx, tfb_tensor **t) { /* without options */
+    return tfb_linear(ctx, t[0], t[1], NULL, t[4]);
 }
 
 static void matmul_refuses(void) {
-    call c = {{"a", "b", "y"}, {0}, 3, run_matmul, {{0}}, {0}};
+    call c = {{"a", "b", "y"}, {0}, 3, run_matmul, {{0}}, {0}, {0}};
     const tfb_tensor a = tfb_view2(c.mem, TFB_F32, 3, 4);
     const tfb_tensor b = tfb_view2(c.mem + 16, TFB_F32, 4, 5);
     const tfb_tensor y = tfb_view2(c.mem + 40, TFB_F32, 3, 5);
@@ -1275,8 +1643,13 @@ static void matmul_refuses(void) {
 }
 
 static void linear_refuses(void) {
-    call c = {
-        {"x", "w", "bias", "residual", "y"}, {0, 0, 1, 1, 0}, 5, run_linear, {{0}}, {0}};
+    call c = {{"x", "w", "bias", "residual", "y"},
+              {0, 0, 1, 1, 0},
+              5,
+              run_linear,
+              {{0}},
+              {0},
+              {0}};
     const tfb_tensor x = tfb_view2(c.mem, TFB_F32, 3, 4);
     const tfb_tensor w = tfb_view2(c.mem + 12, TFB_F32, 6, 4);
     const tfb_tensor bias = tfb_view1(c.mem + 36, TFB_F32, 6);
@@ -1338,6 +1711,49 @@ static void linear_refuses(void) {
     memset(&call_opts, 0, sizeof call_opts);
 }
 
+/* Small products are checked in a shorter way, which must let through no more. */
+static void tiny_refuses(void) {
+    call c = {{"a", "b", "y"}, {0}, 3, run_matmul, {{0}}, {0}, {0}};
+    call d = {{"x", "w", "bias", "residual", "y"},
+              {0, 0, 1, 1, 0},
+              5,
+              run_direct,
+              {{0}},
+              {0},
+              {0}};
+    const tfb_tensor a = tfb_view2(c.mem, TFB_F32, 2, 3);
+    const tfb_tensor b = tfb_view2(c.mem + 6, TFB_F32, 3, 16);
+    const tfb_tensor y = tfb_view2(c.mem + 54, TFB_F32, 2, 16);
+    const tfb_tensor x = tfb_view2(d.mem, TFB_F32, 2, 3);
+    const tfb_tensor w = tfb_view2(d.mem + 6, TFB_F32, 5, 3);
+    const tfb_tensor z = tfb_view2(d.mem + 21, TFB_F32, 2, 5);
+    const wrong products[] = {
+        {0, with_extent(a, 1, 4), TFB_ERR_SHAPE, "b.shape[0] is 3, needs 4"},
+        {1, with_extent(b, 1, 32), TFB_ERR_SHAPE, "y.shape[1] is 16, b has 32"},
+        {2, with_extent(y, 0, 1), TFB_ERR_SHAPE, "y.shape[0] is 1, a has 2 rows"},
+        {2, with_stride(y, 0, 15), TFB_ERR_SHAPE, "y.stride[0] is 15: elements would"},
+        {1, with_dtype(b, TFB_F16), TFB_ERR_DTYPE, "b is F16"},
+        {2, with_data(y, c.mem + 5), TFB_ERR_ALIAS, "y overlaps a"},
+        {2, with_data(y, c.mem + 53), TFB_ERR_ALIAS, "y overlaps b"},
+    };
+    const wrong layers[] = {
+        {0, with_extent(x, 1, 4), TFB_ERR_SHAPE, "x.shape[1] is 4, needs 3"},
+        {1, with_extent(w, 0, 6), TFB_ERR_SHAPE, "y.shape[1] is 5, needs 6"},
+        {4, with_extent(z, 0, 1), TFB_ERR_SHAPE, "y.shape[0] is 1, needs 2"},
+        {4, with_stride(z, 0, 4), TFB_ERR_SHAPE, "y.stride[0] is 4: elements would"},
+        {1, with_dtype(w, TFB_U8), TFB_ERR_DTYPE, "w is U8"},
+        {1, with_dtype(w, TFB_PACKED_F32), TFB_ERR_FORMAT, "do not begin as a pack"},
+        {4, with_data(z, d.mem + 5), TFB_ERR_ALIAS, "y overlaps x"},
+        {4, with_data(z, d.mem + 20), TFB_ERR_ALIAS, "y overlaps w"},
+    };
+    c.t[0] = a, c.t[1] = b, c.t[2] = y;
+    d.t[0] = x, d.t[1] = w, d.t[4] = z;
+    d.t[2] = tfb_view1(d.mem + 100, TFB_F32, 5), d.t[3] = z; /* not used */
+    call_refuses_any(&c);
+    call_refuses(&c, products, COUNT(products));
+    call_refuses(&d, layers, COUNT(layers));
+}
+
 /* A measuring context refuses the same shapes, and bad arguments write nothing. */
 static void measuring_refuses(void) {
     tfb_tensor x = tfb_view2(NULL, TFB_F32, 3, 4), w = tfb_view2(NULL, TFB_F32, 6, 5);
@@ -1354,7 +1770,8 @@ static void pack_refuses(void) {
     float mem[128] = {0};
     const tfb_tensor w = tfb_view2(mem, TFB_F32, 5, 2);
     void *to = mem + 16;
-    const size_t bytes = tfb_pack_bytes(5, 2);
+    const size_t bytes = tfb_pack_bytes(5, 2, TFB_F32);
+    const size_t halves = tfb_pack_bytes(5, 2, TFB_F16);
     const struct {
         tfb_tensor w;
         void *mem;
@@ -1371,7 +1788,13 @@ static void pack_refuses(void) {
         {with_rank(w, 1), to, bytes, TFB_ERR_SHAPE, "w.ndim is 1, needs 2"},
         {with_rank(w, 3), to, bytes, TFB_ERR_SHAPE, "w.ndim is 3, needs 2"},
         {with_rank(w, 7), to, bytes, TFB_ERR_SHAPE, "w.ndim is 7"},
-        {with_dtype(w, TFB_F16), to, bytes, TFB_ERR_DTYPE, "w is F16"},
+        {with_dtype(w, TFB_I32), to, bytes, TFB_ERR_DTYPE, "w is I32"},
+        {with_dtype(w, TFB_F16), to, halves - 1, TFB_ERR_RANGE, "is 127, needs 128"},
+        {with_dtype(w, TFB_BF16), to, 0, TFB_ERR_RANGE, "mem_bytes is 0, needs 128"},
+        {with_dtype(w, TFB_F16), mem + 4, halves, TFB_ERR_ALIAS, "mem overlaps w"},
+        {with_dtype(w, TFB_PACKED_F16), to, bytes, TFB_ERR_DTYPE, "w is PACKED_F16"},
+        {with_dtype(with_data(w, (char *)mem + 1), TFB_BF16), to, bytes, TFB_ERR_ARG,
+         "w.data is not aligned"},
         {with_dtype(w, TFB_PACKED_F32), to, bytes, TFB_ERR_DTYPE, "w is PACKED_F32"},
         {with_dtype(w, (tfb_dtype)77), to, bytes, TFB_ERR_DTYPE, "w.dtype is 77"},
         {with_extent(w, 0, -5), to, bytes, TFB_ERR_SHAPE, "w.shape[0] is -5"},
@@ -1408,29 +1831,37 @@ static void pack_refuses(void) {
     tfb_ctx_free(&ctx);
 }
 
-/* TFB_LINEAR_SCRATCH bounds what is measured, for every gate, plain and packed. */
+/* TFB_LINEAR_SCRATCH bounds what is measured: any gate, weights and number of workers.
+ * K counts as 0 where W is packed in F32 and x's rows are contiguous. */
 static void scratch_is_bounded(void) {
-    static const tfb_idx extents[] = {1, 16, 70, 400};
+    static const tfb_idx extents[] = {1, 8, 16, 48, 65, 70, 97, 193, 400, 769, 3000};
+    static const tfb_dtype weights[] = {TFB_F32,        TFB_F16,        TFB_BF16,
+                                        TFB_PACKED_F32, TFB_PACKED_F16, TFB_PACKED_BF16};
     tfb_ctx ctx;
-    size_t i;
+    int i;
     CHECK_OK(&ctx, tfb_ctx_init_measure(&ctx));
-    ctx.workers = 3;
-    for (i = 0; i < 4 * 4 * 4 * 6; i++) {
-        const tfb_idx M = extents[i % 4], N = 2 * extents[i / 4 % 4],
-                      K = extents[i / 16 % 4];
-        const int packed = (int)(i / 64 % 2), gate = (int)(i / 128);
-        const tfb_idx cols = gate ? N / 2 : N;
-        const size_t bound = TFB_LINEAR_SCRATCH(packed ? 0 : K, 3);
-        tfb_tensor x = tfb_view2(NULL, TFB_F32, M, K), b = tfb_view1(NULL, TFB_F32, N);
-        tfb_tensor w = tfb_view2(NULL, packed ? TFB_PACKED_F32 : TFB_F32, N, K);
-        tfb_tensor y = tfb_view2(NULL, TFB_F32, M, cols);
+    for (i = 0; i < 6000; i++) {
+        const tfb_idx M = extents[t_int(0, 10)], N = 2 * extents[t_int(0, 10)],
+                      K = extents[t_int(0, 10)];
+        const tfb_dtype dtype = weights[t_int(0, 5)];
+        const int gathered = (int)t_int(0, 1);
         tfb_linear_opts o = TFB_INIT;
-        o.gate = (tfb_gate)gate;
-        o.bias = &b;
-        if (!packed) x.stride[0] = 1, x.stride[1] = M; /* gathered */
+        tfb_tensor x = tfb_view2(NULL, TFB_F32, M, K), b = tfb_view1(NULL, TFB_F32, N);
+        tfb_tensor w = tfb_view2(NULL, dtype, N, K), y, r;
+        size_t bound;
+        ctx.workers = (int)t_int(1, 5);
+        bound = TFB_LINEAR_SCRATCH(M, N, dtype == TFB_PACKED_F32 && !gathered ? 0 : K,
+                                   ctx.workers);
+        o.gate = (tfb_gate)t_int(0, 2);
+        y = tfb_view2(NULL, TFB_F32, M, o.gate ? N / 2 : N);
+        r = y;
+        if (t_rand() & 1) o.bias = &b;
+        if (t_rand() & 1) o.act = TFB_FN_SILU;
+        if (t_rand() & 1) o.residual = t_rand() & 1 ? &r : &y;
+        if (gathered) x.stride[0] = 1, x.stride[1] = M;
         CHECK_OK(&ctx, tfb_linear(&ctx, &x, &w, &o, &y));
-        CHECK(ctx.scratch_last <= bound, "M %ld N %ld K %ld: %ld above %ld", (long)M,
-              (long)N, (long)K, (long)ctx.scratch_last, (long)bound);
+        CHECK(ctx.scratch_last <= bound, "M %ld N %ld K %ld, %d: %ld above %ld", (long)M,
+              (long)N, (long)K, (int)dtype, (long)ctx.scratch_last, (long)bound);
     }
 }
 
@@ -1449,6 +1880,12 @@ int main(void) {
     RUN(absent_bias_is_zero_bias);
     RUN(workers_do_not_matter);
     RUN(tables_do_not_matter);
+    RUN(halves_equal_floats);
+    RUN(every_half);
+    RUN(edges_equal_reference);
+    RUN(edges_with_workers);
+    RUN(edges_repeat_along_k);
+    RUN(little_work_wakes_nobody);
     RUN(rows_do_not_matter);
     RUN(batch_does_not_matter);
     RUN(slices_of_one_buffer);
@@ -1459,12 +1896,14 @@ int main(void) {
     RUN(reference_epilogue);
     RUN(pack_sizes);
     RUN(pack_layout);
+    RUN(pack_bytes_written_out);
     RUN(pack_into_its_own_view);
     RUN(pack_moves);
     RUN(pack_corrupted);
     RUN(linear_checks_packs);
     RUN(matmul_refuses);
     RUN(linear_refuses);
+    RUN(tiny_refuses);
     RUN(measuring_refuses);
     RUN(pack_refuses);
     RUN(scratch_is_bounded);
