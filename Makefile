@@ -1,10 +1,10 @@
 # tfblocks: `make` alone lists what there is.
 CC      = cc
 CLANG   = clang-14
-CFLAGS  = -std=c99 -O2 -g
+CFLAGS  = -std=c99 -O2 -g1
 WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef \
           -Wcast-qual -Wstrict-prototypes -Wdouble-promotion -Wvla -Werror
-SANE    = -std=c99 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+SANE    = -std=c99 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
 
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
           tests/golden/test_*.c))))

@@ -1770,8 +1770,16 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 
 #ifdef TFB__PASS
 
-/* gcc compiles kernels optimised even without -O; -Os keeps its meaning. */
-#if TFB__GNU && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
+/* gcc compiles kernels optimised even without -O; -Os keeps its meaning, and under the
+ * address sanitizer it would only take a minute longer. */
+#undef TFB__OPTIMISED
+#if TFB__GNU && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__) &&                    \
+    !defined(__SANITIZE_ADDRESS__)
+#define TFB__OPTIMISED 1
+#else
+#define TFB__OPTIMISED 0
+#endif
+#if TFB__OPTIMISED
 #pragma GCC push_options
 #pragma GCC optimize("O3", "fp-contract=off")
 #endif
@@ -3343,7 +3351,7 @@ static const tfb__kernels TFB__FN(kernels) = {
 #undef TFB__STRING
 #undef TFB__STRING2
 
-#if TFB__GNU && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
+#if TFB__OPTIMISED
 #pragma GCC pop_options
 #endif
 #endif /* TFB__PASS */

@@ -684,6 +684,7 @@ static void halves_equal_floats(void) {
         p.weight = half;
         problem_check(&ctx, &p, want);
         for (table = 0; table_force(&ctx, table); table++) problem_check(&ctx, &p, want);
+        tfb_ctx_free(&ctx);
         t_ctx(&ctx, NULL);
         free(want);
         problem_free(&p);
