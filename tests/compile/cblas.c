@@ -1,5 +1,5 @@
-/* TFB_USE_CBLAS, linked with --wrap=cblas_sgemm: which calls go there, and that what comes
- * back is right within float32's rounding. check_cblas.sh runs it. */
+/* TFB_USE_CBLAS, linked with --wrap=cblas_sgemm: which calls go there, and that what
+ * comes back is right within float32's rounding. check_cblas.sh runs it. */
 #define TFB_USE_CBLAS
 #define TFBLOCKS_IMPLEMENTATION
 #include "tfblocks.h"

@@ -14,8 +14,8 @@ trap 'rm -rf "$work"' EXIT
 failed=0
 for test in isa/test_isa unit/test_hash; do
     name=$(basename $test)
-    if ! aarch64-linux-gnu-gcc -static -std=c99 -O2 -w -I. tests/$test.c -o "$work/$name" \
-        -lm -lpthread >"$work/log" 2>&1; then
+    if ! aarch64-linux-gnu-gcc -static -std=c99 -O2 -w -I. tests/$test.c \
+        -o "$work/$name" -lm -lpthread >"$work/log" 2>&1; then
         head -n 5 "$work/log"
         echo "FAIL neon $name does not build"
         failed=1

@@ -63,10 +63,10 @@ for test in test_isa test_hash; do
 done
 
 # --- Order of sums. ---
+back='2 * (a_end - a[0]) - (stop - k) - 1' # from step i of n to step n - 1 - i
 scalar "k runs downwards" test_isa mm \
-    's/TFB__VLOADP(b + at##j)/TFB__VLOADP(b + (turned - 2 * k) * bks + at##j)/
-     s/a\[i \/ 3\]\[i % 3 \* lda\]/a[i \/ 3][i % 3 * lda + turned - 2 * k]/' \
-    's/^ *for (; k < stop; k++) {$/const tfb_idx turned = k + stop - 1;&/'
+    "s/TFB__VLOADP(b + at##j)/TFB__VLOADP(b + ($back) * bks + at##j)/" \
+    "s/a\[i \/ 3\]\[i % 3 \* lda\]/a[i \/ 3][i % 3 * lda + $back]/"
 scalar "only the last block of k counts" test_isa mm \
     's/k0 || t->add/t->add/'
 scalar "sums of earlier blocks are overwritten" test_isa mm \
