@@ -1789,9 +1789,9 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
  * what a comparison gives. LOADN and STOREN touch the first n lanes, LOADN clears the
  * rest. VMAX(a, b) is a > b ? a : b, so a NaN in a gives b. Shifts are logical. LOADP
  * reads a panel (little-endian), LOADH and LOADB VW floats from binary16 and bfloat16.
- * SQUARE(X)
- * is X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it. TILES
- * lists the register tiles, rows x vectors, for each number of rows the widest first. */
+ * SQUARE(X) is X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it.
+ * TILES lists the register tiles, rows x vectors, for each number of rows the widest
+ * first. */
 
 #undef TFB__SUFFIX
 #undef TFB__VF
@@ -1805,6 +1805,7 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #undef TFB__VLOADB
 #undef TFB__SQUARE
 #undef TFB__TURN
+#undef TFB__TURN_FLOATS
 #undef TFB__VSTORE
 #undef TFB__VSTOREN
 #undef TFB__VSET1
@@ -1829,6 +1830,15 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #undef TFB__VFLOAT
 #undef TFB__TILE_ROWS
 #undef TFB__TILES
+
+/* x86: 4 x 4 inside each group of four lanes of four vectors. */
+#define TFB__TURN_FLOATS(V, mm, a, b, c, d)                                              \
+    {                                                                                    \
+        const V ab0 = mm##_unpacklo_ps(a, b), ab1 = mm##_unpackhi_ps(a, b);              \
+        const V cd0 = mm##_unpacklo_ps(c, d), cd1 = mm##_unpackhi_ps(c, d);              \
+        a = mm##_shuffle_ps(ab0, cd0, 0x44), b = mm##_shuffle_ps(ab0, cd0, 0xEE);        \
+        c = mm##_shuffle_ps(ab1, cd1, 0x44), d = mm##_shuffle_ps(ab1, cd1, 0xEE);        \
+    }
 
 #if TFB__PASS == TFB__PASS_AVX512
 #define TFB__SUFFIX           avx512
@@ -1871,22 +1881,15 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 /* 4 x 4 inside each quarter of four rows, then 4 x 4 quarters. */
 #define TFB__TURN                                                                        \
     do {                                                                                 \
-        TFB__TURN_FLOATS(w0, w1, w2, w3)                                                 \
-        TFB__TURN_FLOATS(w4, w5, w6, w7)                                                 \
-        TFB__TURN_FLOATS(w8, w9, w10, w11)                                               \
-        TFB__TURN_FLOATS(w12, w13, w14, w15)                                             \
+        TFB__TURN_FLOATS(__m512, _mm512, w0, w1, w2, w3)                                 \
+        TFB__TURN_FLOATS(__m512, _mm512, w4, w5, w6, w7)                                 \
+        TFB__TURN_FLOATS(__m512, _mm512, w8, w9, w10, w11)                               \
+        TFB__TURN_FLOATS(__m512, _mm512, w12, w13, w14, w15)                             \
         TFB__TURN_QUARTERS(w0, w4, w8, w12)                                              \
         TFB__TURN_QUARTERS(w1, w5, w9, w13)                                              \
         TFB__TURN_QUARTERS(w2, w6, w10, w14)                                             \
         TFB__TURN_QUARTERS(w3, w7, w11, w15)                                             \
     } while (0)
-#define TFB__TURN_FLOATS(a, b, c, d)                                                     \
-    {                                                                                    \
-        const __m512 ab0 = _mm512_unpacklo_ps(a, b), ab1 = _mm512_unpackhi_ps(a, b);     \
-        const __m512 cd0 = _mm512_unpacklo_ps(c, d), cd1 = _mm512_unpackhi_ps(c, d);     \
-        a = _mm512_shuffle_ps(ab0, cd0, 0x44), b = _mm512_shuffle_ps(ab0, cd0, 0xEE);    \
-        c = _mm512_shuffle_ps(ab1, cd1, 0x44), d = _mm512_shuffle_ps(ab1, cd1, 0xEE);    \
-    }
 #define TFB__TURN_QUARTERS(a, b, c, d)                                                   \
     {                                                                                    \
         const __m512 ab0 = _mm512_shuffle_f32x4(a, b, 0x44);                             \
@@ -1959,20 +1962,13 @@ TFB__INLINE __m512 tfb__bf16_avx512(__m256i x) {
 #define TFB__SQUARE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define TFB__TURN                                                                        \
     do {                                                                                 \
-        TFB__TURN_FLOATS_AVX2(w0, w1, w2, w3)                                            \
-        TFB__TURN_FLOATS_AVX2(w4, w5, w6, w7)                                            \
+        TFB__TURN_FLOATS(__m256, _mm256, w0, w1, w2, w3)                                 \
+        TFB__TURN_FLOATS(__m256, _mm256, w4, w5, w6, w7)                                 \
         TFB__TURN_HALVES(w0, w4)                                                         \
         TFB__TURN_HALVES(w1, w5)                                                         \
         TFB__TURN_HALVES(w2, w6)                                                         \
         TFB__TURN_HALVES(w3, w7)                                                         \
     } while (0)
-#define TFB__TURN_FLOATS_AVX2(a, b, c, d)                                                \
-    {                                                                                    \
-        const __m256 ab0 = _mm256_unpacklo_ps(a, b), ab1 = _mm256_unpackhi_ps(a, b);     \
-        const __m256 cd0 = _mm256_unpacklo_ps(c, d), cd1 = _mm256_unpackhi_ps(c, d);     \
-        a = _mm256_shuffle_ps(ab0, cd0, 0x44), b = _mm256_shuffle_ps(ab0, cd0, 0xEE);    \
-        c = _mm256_shuffle_ps(ab1, cd1, 0x44), d = _mm256_shuffle_ps(ab1, cd1, 0xEE);    \
-    }
 #define TFB__TURN_HALVES(a, b)                                                           \
     {                                                                                    \
         const __m256 low = _mm256_permute2f128_ps(a, b, 0x20);                           \
@@ -2472,17 +2468,17 @@ TFB__INLINE TFB__VF TFB__FN(keep)(TFB__VF v, tfb_idx lo, tfb_idx hi, float fill)
 }
 
 /* --- Packing: panels of 16 lanes from any source. --- */
-/* Lanes i .. of one step, n of them valid, the rest +0. */
+/* Lanes i .. of one step, n of them valid, the rest +0. Never a pack on a big-endian
+ * machine: vector tables and copy_rows are for little-endian ones. */
 TFB__INLINE TFB__VF TFB__FN(source_load)(const tfb__source *from, tfb_idx at, tfb_idx n) {
     float lane[TFB__VW] = TFB_INIT;
     tfb_idx i;
-    if (from->dtype == TFB_F32 && !from->little && n > 0)
+    if (from->dtype == TFB_F32 && n > 0)
         return TFB__VLOADN((const float *)from->x + at, n);
-    if (n >= TFB__VW) {
-        if (from->dtype == TFB_F32) return TFB__VLOAD((const float *)from->x + at);
-        if (from->dtype == TFB_F16) return TFB__VLOADH((const uint16_t *)from->x + at);
+    if (n >= TFB__VW && from->dtype == TFB_F16)
+        return TFB__VLOADH((const uint16_t *)from->x + at);
+    if (n >= TFB__VW && from->dtype == TFB_BF16)
         return TFB__VLOADB((const uint16_t *)from->x + at);
-    }
     for (i = 0; i < n; i++) lane[i] = tfb__source_at(from, at + i);
     return TFB__VLOAD(lane);
 }
@@ -2959,7 +2955,7 @@ static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
             TFB__VSTOREN(y + i, r, n - i);                                               \
             if (fn != TFB_FN_SIN && fn != TFB_FN_COS) continue;                          \
             TFB__VSTORE(lane, v);                                                        \
-            for (j = 0; j < TFB__VW && j < n - i; j++) {                                 \
+            for (j = 0; j < TFB__VW && j < n - i; j++) { /* vectors end at 2^17 */       \
                 if (lane[j] >= -131072.0f && lane[j] <= 131072.0f) continue;             \
                 if (fn == TFB_FN_SIN) tfb__trig_large(lane[j], y + i + j, &other);       \
                 else tfb__trig_large(lane[j], &other, y + i + j);                        \
@@ -5484,7 +5480,6 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
  *     chooses sizes must not look at data pointers, which may be NULL there.
  *   - gcc fuses intrinsics unless contraction is off; -std=c99 turns it off by accident.
  *   - __AVX2__ does not say which pass this is: gcc defines it in a region, clang not.
- *
  *   - A kernel with every case inlined in its end is twenty times its loop: ends that are
  *     rare share one function (finish), or compilers take a minute and vectors spill.
  *   - Software prefetch helps only if it follows memory in order; sixteen rows at a time
