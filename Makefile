@@ -1,6 +1,7 @@
 # tfblocks: `make` alone lists what there is.
 CC      = cc
 CLANG   = clang-14
+TORCH   = /usr/bin/python3
 CFLAGS  = -std=c99 -O2 -g1
 WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef \
           -Wcast-qual -Wstrict-prototypes -Wdouble-promotion -Wvla -Werror
@@ -38,6 +39,9 @@ build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
 bench: build/bench ## time ours against installed peers; BENCH=--sweep: over many sizes
 	@build/bench $(BENCH)
 
+bench-torch: ## time attention in PyTorch too, on the shapes of build/bench.tsv; CPU=
+	@taskset -c $(or $(CPU),0) $(TORCH) tests/bench/attention_torch.py
+
 bench-plot: ## draw build/bench.tsv and build/sweep.tsv, those that are there, as .svg
 	@python3 tests/bench/plot.py
 
@@ -67,4 +71,4 @@ build/sane/%: %.c $(DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(SANE) -I. $< -o $@ -lm -lpthread
 
-.PHONY: help run test quick build-tests bench bench-plot format clean
+.PHONY: help run test quick build-tests bench bench-torch bench-plot format clean

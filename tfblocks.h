@@ -368,12 +368,13 @@ typedef struct tfb_norm_opts {
     const tfb_tensor *bias;     /* [C], or NULL for zeros */
     const tfb_tensor *residual; /* x's shape: x + residual is what is normalised */
     tfb_tensor *sum;            /* x's shape: receives x + residual; may be x */
-    float eps;                  /* 0 means 1e-5 unless eps_set */
+    float eps;                  /* 0 means 1e-5 (l2norm: 1e-12) unless eps_set */
     int eps_set;
 } tfb_norm_opts;
 
 /* tfb_rmsnorm: y = s / sqrt(mean(s^2) + eps) * weight + bias, with s = x + residual.
  * tfb_layernorm: the same of s - mean(s).
+ * tfb_l2norm: y = s / max(|s|, eps) * weight + bias, |s| the root of the sum of squares.
  *   x, y [..., C] F32, C >= 1
  *   alias    y may be x or the residual, sum may be x or the residual, y is not sum
  *   scratch  8 C bytes for weight and bias; 4 C a worker for each of x, y, residual, sum
@@ -384,6 +385,8 @@ TFB_API tfb_status tfb_rmsnorm(tfb_ctx *ctx, const tfb_tensor *x,
                                const tfb_norm_opts *opts, tfb_tensor *y);
 TFB_API tfb_status tfb_layernorm(tfb_ctx *ctx, const tfb_tensor *x,
                                  const tfb_norm_opts *opts, tfb_tensor *y);
+TFB_API tfb_status tfb_l2norm(tfb_ctx *ctx, const tfb_tensor *x,
+                              const tfb_norm_opts *opts, tfb_tensor *y);
 
 /* tfb_softmax: y[..., j] = exp(x[..., j] - max) / sum over the last dimension.
  *   x, y [..., C] F32   lse [...] F32 or NULL: log of the sum of exp(x), natural
@@ -396,6 +399,17 @@ TFB_API tfb_status tfb_layernorm(tfb_ctx *ctx, const tfb_tensor *x,
 TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
                                tfb_tensor *lse);
 
+/* How trained frequencies are stretched for a longer context, `factor` times as long.
+ * LINEAR divides them; NTK raises the base by factor^(dims / (dims - 2)); YARN (Peng et
+ * al. 2023) and LLAMA3 divide the slow ones and blend in between. */
+typedef enum tfb_rope_scaling {
+    TFB_ROPE_PLAIN,
+    TFB_ROPE_LINEAR,
+    TFB_ROPE_NTK,
+    TFB_ROPE_YARN,
+    TFB_ROPE_LLAMA3
+} tfb_rope_scaling;
+
 typedef struct tfb_rope_opts {
     const tfb_tensor *positions; /* I32 [T] or [B, T]; NULL: start, start + 1, .. */
     tfb_idx start;               /* the first position when positions is NULL */
@@ -404,11 +418,23 @@ typedef struct tfb_rope_opts {
     int interleaved;             /* pairs (2i, 2i + 1) instead of (i, i + dims / 2) */
     int inverse;                 /* rotate back */
     int compat;                  /* plain float32 angles, as PyTorch and llama2.c use */
+    const tfb_tensor *freqs;     /* F32 [dims / 2]: radians a position; replaces base */
+    tfb_rope_scaling scaling;
+    double factor;         /* of scaling, >= 1; 0 means 1 */
+    double trained_length; /* YARN, LLAMA3: the context the model was trained with */
+    double fast, slow;     /* YARN: turns within it; 0 means 32 and 1.
+                              LLAMA3: high and low factor; 0 means 4 and 1 */
+    double magnitude;      /* of cos and sin; 0 means 1, for YARN 0.1 ln(factor) + 1 */
+    int axes;              /* 2 or 3: parts of dims turn by coordinates; 0 means 1 */
+    int axis_dims[3];      /* dims of each axis, even; all 0: equal parts */
+    tfb_idx grid[3];       /* axes without positions: token start + t of this grid, the
+                              last axis fastest; positions are [T, axes], [B, T, axes] */
 } tfb_rope_opts;
 
 /* tfb_rope: rotates pair i of every row by position * base^(-2i / dims) radians.
  *   x, y [B, H, T, D] F32, any strides (permute a [B, T, H, D] tensor); dims beyond
- *   opts.dims are copied
+ *   opts.dims are copied. With several axes each has its own part of dims, paired and
+ *   numbered inside the part, and its own coordinate
  *   positions below 2^24 in magnitude; angles are right to 1e-6 turns below 2^20, where
  *   plain float32 (compat) is off by up to 0.01 radian
  *   alias    y may be x
@@ -420,29 +446,73 @@ TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_op
 
 /* ===== [3] API: ATTENTION AND CACHES ================================================ */
 
+/* A query at row i stands at i + offset among the keys. */
 typedef enum tfb_causal {
     TFB_CAUSAL_NONE,         /* every query sees every key */
-    TFB_CAUSAL_BOTTOM_RIGHT, /* key j is visible to query i iff j <= i + S - T */
-    TFB_CAUSAL_OFFSET        /* iff j <= i + offset; offset 0 is top left */
+    TFB_CAUSAL_BOTTOM_RIGHT, /* j <= i + offset, the last query at the last key */
+    TFB_CAUSAL_OFFSET        /* j <= i + the given offset; offset 0 is top left */
 } tfb_causal;
 
+typedef enum tfb_qk_norm {
+    TFB_QK_NORM_NONE,
+    TFB_QK_NORM_RMS,
+    TFB_QK_NORM_L2
+} tfb_qk_norm;
+
+/* What is done to each row of q and of k before their product; neither is modified. The
+ * bits are those of tfb_rmsnorm or tfb_l2norm and tfb_rope done beforehand. Keys are
+ * prepared again for every block of queries: where k is used often, prepare it once. */
+typedef struct tfb_qk_opts {
+    const tfb_rope_opts *rope;             /* or NULL; positions are those of q */
+    const tfb_tensor *key_positions;       /* like rope->positions, for the rows of k */
+    const tfb_tensor *q_weight, *k_weight; /* RMS: F32 [D], or NULL for ones */
+    tfb_qk_norm norm;
+    float eps; /* 0 means 1e-5 (RMS) or 1e-12 (L2) unless eps_set */
+    int eps_set;
+    int norm_last;  /* after rope; before it otherwise */
+    int keys_ready; /* k has been prepared before: only q is */
+} tfb_qk_opts;
+
+/* Offset is, unless given, the number of keys (kv_len, S, or its own of a packed
+ * sequence) minus that of queries. Tensors of I32 are [B], or [n] with cu_q. */
 typedef struct tfb_attention_opts {
-    tfb_tensor *lse;    /* [B, H, T] F32: log of the sum of exp(scores), or NULL */
-    tfb_causal causal;  /* also says where queries stand for a window */
-    tfb_idx offset;     /* for TFB_CAUSAL_OFFSET */
-    tfb_idx window;     /* causal only: the last `window` keys, self included; 0 = all */
-    tfb_idx key_pos0;   /* the place of key 0 in its sequence, when key is a slice */
-    tfb_idx chunk_size; /* query tokens at a time; 0: the library chooses; same bits */
-    float scale;        /* used if scale_set, else 1 / sqrt(D) */
+    tfb_tensor *lse;   /* [B, H, T] F32: log of the sum of exp(scores), or NULL */
+    tfb_causal causal; /* NONE, BOTTOM_RIGHT or OFFSET */
+    tfb_idx offset;    /* used if causal is OFFSET or offset_set */
+    int offset_set;
+    const tfb_tensor *offsets; /* I32: an offset each; implies offset_set */
+    tfb_idx window; /* causal only: the last `window` keys, self included; 0: all */
+    int two_sided;  /* i + offset - left <= j <= i + offset + right */
+    tfb_idx left, right;
+    tfb_idx window_pinned;  /* the first keys of the sequence: no window hides them */
+    const tfb_tensor *mask; /* U8: 0 hides a key; broadcasts to [B, H, T, S] */
+    const tfb_tensor *bias; /* F32: added to scores, -inf hides; broadcasts likewise */
+    const tfb_tensor *kv_start, *kv_len; /* I32: only keys kv_start <= j < kv_len exist */
+    const tfb_tensor *cu_q, *cu_k; /* I32 [n + 1]: B is 1, sequence s has the queries
+                                      cu_q[s] .. cu_q[s + 1] - 1 and keys by cu_k */
+    const tfb_tensor *alibi; /* F32 [H] or [B, H] slopes: - slope |i + offset - j| */
+    const tfb_tensor *sinks; /* F32 [H]: a logit each in the denominator, as it is */
+    float softcap;           /* scores become cap * tanh(score / cap); 0: they do not */
+    float scale;             /* used if scale_set, else 1 / sqrt(D) */
     int scale_set;
+    const tfb_qk_opts *qk;   /* norm and rope of q and k, or NULL */
+    const tfb_tensor *pages; /* I32 [B, n]: k and v are pools [P, G, page, ..]; pages */
+    tfb_idx page_skip;       /* pages[b] hold b's keys from row page_skip of the first */
+    tfb_idx key_pos0;        /* the place of key 0 in its sequence, when k is a slice */
+    const tfb_tensor *key_pos0s; /* I32: a place each, instead */
+    tfb_idx key_pinned;          /* but the first key_pinned rows are at 0, 1, .. */
+    tfb_idx chunk_size; /* query tokens at a time; 0: the library chooses; same bits */
 } tfb_attention_opts;
 
-/* tfb_attention: y = softmax(scale q k^T, over visible keys) v, head by head.
- *   q [B, H, T, D]  k [B, G, S, D]  v [B, G, S, Dv]  y [B, H, T, Dv]   all F32, any
- *   strides, so slices of a packed QKV projection serve in place; H a multiple of G:
- *   query head h reads kv head h / (H / G)
- *   A row that sees no key gives 0 and lse -inf. What stands at masked places is never
- *   read into a result. Visible scores of +inf or NaN make the row NaN.
+/* tfb_attention: y = softmax(score(q, k), over visible keys) v, head by head.
+ *   q [B, H, T, D]  k [B, G, S, D]  v [B, G, S, Dv]  y [B, H, T, Dv]   any strides, so
+ *   slices of a packed QKV projection serve in place; H a multiple of G: query head h
+ *   reads kv head h / (H / G)
+ *   dtypes   k, v: F32, F16 or BF16 with the bits of converting first; q, y: F32
+ *   A score is q k^T, times scale, softcap, plus bias, minus ALiBi; a sink is one more
+ *   score of the row without a value. A row that sees no key gives 0 and lse -inf (with
+ *   a sink: lse = sink). What stands at hidden places is never read into a result.
+ *   Visible scores of +inf or NaN make the row NaN.
  *   alias    y and lse overlap nothing
  *   scratch  per worker <= TFB_ATTENTION_SCRATCH(D, Dv, 1), whatever B, T and S
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
@@ -452,10 +522,40 @@ TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_te
                                  const tfb_tensor *v, const tfb_attention_opts *opts,
                                  tfb_tensor *y);
 
+/* tfb_attention_weights: the weights themselves, w = exp(score - max) / sum, for chosen
+ * query rows; hidden keys have 0, and with sinks the rest is missing from 1.
+ *   rows [R] I32 query rows, or NULL for all T   w [B, H, R, S] F32 (S: rows of k, or of
+ *   all pages less page_skip)   all options of tfb_attention
+ *   alias    w overlaps nothing
+ *   scratch  as tfb_attention
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
+ *   cost     4 B H R S D flops and the bytes of w: for looking, not for computing */
+TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
+                                         const tfb_tensor *k,
+                                         const tfb_attention_opts *opts,
+                                         const tfb_tensor *rows, tfb_tensor *w);
+
+/* tfb_merge_states: joins attention over separate parts of the keys, n states (y, lse) of
+ * the same queries, first to last. Parts are computed without sinks; a sink is one more
+ * part with y = 0 and lse = sink. A part with lse -inf changes nothing.
+ *   ys [n, B, H, T, Dv]  lses [n, B, H, T]  y [B, H, T, Dv]  lse [B, H, T] or NULL   F32
+ *   alias    y and lse overlap nothing
+ *   scratch  0
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS; nothing written on error
+ * tfb_merge_state: the same of two; y, lse may be y1, lse1.
+ *   source   Dao 2023; reference: tfb__merge_ref */
+TFB_API tfb_status tfb_merge_states(tfb_ctx *ctx, const tfb_tensor *ys,
+                                    const tfb_tensor *lses, tfb_tensor *y,
+                                    tfb_tensor *lse);
+TFB_API tfb_status tfb_merge_state(tfb_ctx *ctx, const tfb_tensor *y1,
+                                   const tfb_tensor *lse1, const tfb_tensor *y2,
+                                   const tfb_tensor *lse2, tfb_tensor *y,
+                                   tfb_tensor *lse);
+
 /* A bound of attention's scratch in bytes, for static arrays. */
 #define TFB_ATTENTION_SCRATCH(D, Dv, workers)                                            \
     ((size_t)(workers) *                                                                 \
-     (22528u + 512u * ((size_t)(D) + 15u) + 768u * ((size_t)(Dv) + 15u)))
+     (32768u + 1024u * ((size_t)(D) + 15u) + 768u * ((size_t)(Dv) + 15u)))
 
 /* A cache of key [B, G, D] and value [B, G, Dv] rows per layer, one length per layer. */
 typedef struct tfb_kv_shape {
@@ -1524,31 +1624,108 @@ typedef struct tfb__epilogue {
     int interleaved;
 } tfb__epilogue;
 
-/* One row of a norm: y = (s - mean) / sqrt(mean square + eps) * w + b, s = x [+ r]. */
+/* One row of a norm: y = (s - mean) / sqrt(mean square + eps) * w + b, s = x [+ r].
+ * With l2: y = s / max(root of the sum of squares, eps) * w + b. */
 typedef struct tfb__norm {
     tfb_idx n;
     const float *x, *r, *w, *b;
     float *y, *sum;
     float eps;
-    int centre;
+    int centre, l2;
 } tfb__norm;
 
+/* What a rope is before any position is known. Pairs are numbered axis after axis, half
+ * of them in all; hi and lo have half floats: turns a position, in compat radians. */
+typedef struct tfb__rope_plan {
+    tfb_idx half, pairs[3], start, grid[3]; /* grid[0] is 0 if there is none */
+    int axes, interleaved, inverse, compat;
+    float magnitude, *hi, *lo;
+    const struct tfb__kernels *isa;
+} tfb__rope_plan;
+
+/* Section [14] has them; attention calls them from the passes of other tables, so they
+ * are plain functions. at: one coordinate an axis; cosine, sine: half floats. */
+static void tfb__rope_angles(const tfb__rope_plan *p, const tfb_idx *at, float *cosine,
+                             float *sine);
+static void tfb__rope_row(const tfb__rope_plan *p, tfb_idx D, const float *x, tfb_idx xs,
+                          float *y, tfb_idx ys, const float *cosine, const float *sine);
+static void tfb__rope_grid(const tfb__rope_plan *p, tfb_idx token, tfb_idx *at);
+static void tfb__rope_place(const tfb__rope_plan *p, const tfb_tensor *positions,
+                            tfb_idx b, tfb_idx t, tfb_idx *at);
+
+/* What is done to rows of q and k before their product. */
+typedef struct tfb__qk {
+    tfb_qk_norm norm;
+    int norm_last, rotate, keys; /* keys: those are prepared too */
+    float eps;
+    const float *q_weight, *k_weight;
+    const tfb_tensor *positions, *key_positions; /* NULL: a row's number says it */
+    tfb__rope_plan rope;
+} tfb__qk;
+
+/* A sequence of a call: queries q0 .. q0 + T - 1, keys lo .. hi - 1. Everything is decided
+ * by key numbers: that of row j is j + shift, of a pinned row j; query row i stands at
+ * number i + stand. */
+typedef struct tfb__attn_seq {
+    tfb_idx batch, q0, T, lo, hi, shift, stand;
+} tfb__attn_seq;
+
+/* Keys that are evenly spaced in memory: numbers n .. n + len - 1, rows row .. */
+typedef struct tfb__attn_run {
+    tfb_idx n, len, row;
+    char *k, *v;
+} tfb__attn_run;
+
+/* Attention over some keys, not yet divided: acc [rows][width], m and l [rows]. */
+typedef struct tfb__attn_part {
+    float *acc, *m, *l;
+} tfb__attn_part;
+
+/* One split of one task, where splits are shared out. */
+typedef struct tfb__attn_item {
+    tfb_idx task, split;
+    int first, last; /* of its task */
+} tfb__attn_item;
+
+/* WHOLE: a task from first key to output. SPLIT: an item into its part. FOLD: all items of
+ * a wave into the outputs, in order. WEIGHTS: a task of tfb_attention_weights. */
+enum { TFB__ATTN_WHOLE, TFB__ATTN_SPLIT, TFB__ATTN_FOLD, TFB__ATTN_WEIGHTS };
+
+/* A call as resolved; of tensors that are absent data is NULL. */
 typedef struct tfb__attn {
-    const float *q, *k, *v;
-    float *o, *lse;
-    tfb_idx q_st[4], k_st[4], v_st[4], o_st[4], lse_st[3]; /* batch, head, token, .. */
-    tfb_idx T, S, D, Dv, G, group, block_rows, blocks, offset, window, key_pos0;
+    tfb_tensor q, k, v, y, lse, mask, bias, alibi, sinks;
+    const tfb_tensor *rows; /* of tfb_attention_weights; y is then the weights */
+    tfb_attention_opts o;
+    tfb__qk qk;
+    tfb_idx seqs, T, S, D, Dv, G, group, page, longest;
+    tfb_idx room, block_rows, blocks,
+        tasks;               /* rows there is memory for, rows of a block */
+    tfb_idx items, item_max; /* of a wave */
+    int phase, offset_given;
     float scale;
-    int causal;
-    char *scratch;
-    size_t worker_bytes;
+    char *scratch; /* workers blocks: two parts, two items, a state's arrays */
+    size_t part_bytes, worker_bytes;
 } tfb__attn;
 
-/* What one worker of attention holds; most arrays have block_rows rows. */
+/* tfb_merge_state: y[0], y[1]; tfb_merge_states: y[0] and so on, y_step apart. */
+typedef struct tfb__merge {
+    tfb_tensor y[2], lse[2], out, out_lse;
+    tfb_idx states, y_step, lse_step;
+    int pair;
+} tfb__merge;
+
+/* What one worker holds; a row is a query token and a head of the group, the heads of a
+ * token side by side. A row sees the numbers lo <= n < hi and n < pin of those that
+ * exist; `see` has a bit for each key of the tile at hand. */
 typedef struct tfb__attn_state {
-    float *q, *keys, *values, *s, *acc, *all, *m, *l, *carry, *all_m, *all_l;
-    tfb_idx *lo, *hi; /* the keys a row sees: lo <= j < hi */
-    tfb_idx rows, panels;
+    uint64_t *see;
+    tfb_idx *lo, *hi, *pin, *token, *out, *at; /* rows of q and y; the query's number */
+    float *q, *keys, *values, *ready, *trig, *s, *lanes, *carry;
+    tfb__attn_part sum, all;
+    tfb__attn_seq seq;
+    tfb_idx head, row0, rows, width; /* width: Dv in whole panels */
+    /* numbers that exist, but for a gap; first to last some row sees; .. */
+    tfb_idx begin, end, gap0, gap1, first, last, lo_min, lo_max, hi_min, pin_max;
 } tfb__attn_state;
 
 typedef struct tfb__kernels {
@@ -1569,15 +1746,18 @@ typedef struct tfb__kernels {
                   float *sine);
     void (*rotate)(tfb_idx n, const float *x0, const float *x1, tfb_idx xs, float *y0,
                    float *y1, tfb_idx ys, const float *cosine, const float *sine);
-    tfb_body_fn attention; /* arg: tfb__attn; i: a block of query rows of a kv head */
+    tfb_body_fn attention; /* arg: tfb__attn; i: a task or an item, as its phase says */
+    tfb_body_fn merge;     /* arg: tfb__merge; i: a row of the output */
 } tfb__kernels;
 
-#define TFB__BLOCK 256  /* k per chain of fma: CONTRACT section 3 */
-#define TFB__PANEL 16   /* output columns of a panel of packed weights */
-#define TFB__LANES 16   /* virtual lanes of a row reduction: CONTRACT section 4 */
-#define TFB__KT    64   /* keys of a tile: CONTRACT section 5 */
-#define TFB__KS    1024 /* keys of a split */
-#define TFB__ROWS  64   /* query rows an attention block holds at most */
+#define TFB__BLOCK      256  /* k per chain of fma: CONTRACT section 3 */
+#define TFB__PANEL      16   /* output columns of a panel of packed weights */
+#define TFB__LANES      16   /* virtual lanes of a row reduction: CONTRACT section 4 */
+#define TFB__KT         64   /* keys of a tile: CONTRACT section 5 */
+#define TFB__KS         1024 /* keys of a split */
+#define TFB__ROWS       64   /* query rows an attention block holds at most */
+#define TFB__MIXED_ROWS 16   /* of them that go together where some keys are hidden */
+#define TFB__ALL_SEEN   (~(uint64_t)0)
 
 #define TFB__SKINNY    8  /* rows of A up to which nothing is gained by keeping panels */
 #define TFB__TILE_MOST 24 /* vectors of a tile at most */
@@ -1666,15 +1846,6 @@ TFB__UNUSED static float tfb__source_at(const tfb__source *from, tfb_idx i) {
     return from->dtype == TFB_F16 ? tfb__f16_to(h) : tfb__float_of((uint32_t)h << 16);
 }
 
-/* 1 unless a panel holds an inf or a NaN; an integer test, which no flag can void. */
-static int tfb__all_finite(tfb_idx n, const float *panel) {
-    tfb_idx i;
-    int finite = 1;
-    for (i = 0; i < n; i++)
-        finite &= (tfb__bits_of(tfb__load_le(panel + i)) & 0x7F800000u) != 0x7F800000u;
-    return finite;
-}
-
 /* 16 lanes to 8, 4, 2, 1: CONTRACT section 4. */
 TFB__INLINE float tfb__fold16(float *lane) {
     int half, i;
@@ -1686,38 +1857,23 @@ TFB__INLINE float tfb__fold16(float *lane) {
 /* 0, 1, 2, .. : which lanes of a vector lie before a bound. */
 static const float tfb__iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-/* The next count * width elements of memory; only counts while there is no memory. */
-static void *tfb__carve(char *memory, size_t *used, tfb_idx count, tfb_idx width,
-                        size_t bytes) {
-    void *at = memory ? memory + *used : NULL;
-    *used = tfb__size_add(
-        *used, tfb__size_mul(tfb__size_mul((size_t)count, (size_t)width), bytes));
-    return at;
-}
-
-/* Lays out what one worker holds and returns its bytes; memory NULL only asks. */
-static size_t tfb__attn_carve(const tfb__attn *a, char *memory, tfb__attn_state *w) {
-    const tfb_idx R = a->block_rows, panels = (a->Dv + TFB__PANEL - 1) / TFB__PANEL;
-    const tfb_idx Dv = panels * TFB__PANEL;
-    const size_t F = sizeof(float);
-    size_t used = 0;
-    w->panels = panels;
-    w->lo = (tfb_idx *)tfb__carve(memory, &used, R, 1, sizeof(tfb_idx));
-    w->hi = (tfb_idx *)tfb__carve(memory, &used, R, 1, sizeof(tfb_idx));
-    w->keys = (float *)tfb__carve(memory, &used, TFB__KT, a->D, F);
-    w->values = (float *)tfb__carve(memory, &used, TFB__KT, Dv, F);
-    w->acc = (float *)tfb__carve(memory, &used, R, Dv, F);
-    w->all = (float *)tfb__carve(memory, &used, R, Dv, F);
-    w->s = (float *)tfb__carve(memory, &used, R, TFB__KT, F);
-    w->q = (float *)tfb__carve(memory, &used, R, a->D, F);
-    w->l = (float *)tfb__carve(memory, &used, R, TFB__LANES, F);
-    w->m = (float *)tfb__carve(memory, &used, R, 1, F);
-    w->carry = (float *)tfb__carve(memory, &used, R, 1, F);
-    w->all_m = (float *)tfb__carve(memory, &used, R, 1, F);
-    w->all_l = (float *)tfb__carve(memory, &used, R, 1, F);
-    return tfb__round64(used);
-}
-
+/* Section 15: what attention does that needs no vectors. */
+static void tfb__attn_begin(const tfb__attn *a, tfb_idx task, int worker,
+                            tfb__attn_state *w);
+static tfb__attn_part tfb__attn_part_of(const tfb__attn *a, tfb_idx i);
+static tfb__attn_item *tfb__attn_item_of(const tfb__attn *a, tfb_idx i);
+static tfb_idx tfb__attn_head(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r);
+static tfb_idx tfb__attn_next(const tfb__attn_state *w, tfb_idx n);
+static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state *w,
+                                      tfb_idx n, tfb_idx end);
+static uint64_t tfb__attn_see(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
+                              tfb_idx end, int *mixed);
+static tfb_idx tfb__attn_strip(const tfb__attn_state *w, tfb_idx r,
+                               const tfb__attn_run *run, tfb_idx *c0, tfb_idx *c1);
+static void tfb__attn_bias(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
+                           tfb_idx n, tfb_idx end, float *bias);
+static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int is_key,
+                              tfb_idx row, tfb_idx number, float *x);
 static void tfb__trig_large(float x, float *sine, float *cosine);
 
 /* ===== [7] ISA PASSES =============================================================== */
@@ -1786,7 +1942,7 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 
 /* ===== [8] VECTOR OPS =============================================================== */
 /* The same names for every instruction set. TFB__VW floats make a TFB__VF; a TFB__VM is
- * what a comparison gives. LOADN and STOREN touch the first n lanes, LOADN clears the
+ * what a comparison gives, or VMASK the low VW bits of a number. LOADN and STOREN touch the first n lanes, LOADN clears the
  * rest. VMAX(a, b) is a > b ? a : b, so a NaN in a gives b. Shifts are logical. LOADP
  * reads a panel (little-endian), LOADH and LOADB VW floats from binary16 and bfloat16.
  * SQUARE(X) is X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it.
@@ -1819,6 +1975,7 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #undef TFB__VLT
 #undef TFB__VEQ
 #undef TFB__VSEL
+#undef TFB__VMASK
 #undef TFB__VISET1
 #undef TFB__VIADD
 #undef TFB__VISUB
@@ -1864,6 +2021,7 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #define TFB__VLT(a, b)        _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define TFB__VEQ(a, b)        _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
 #define TFB__VSEL(m, a, b)    _mm512_mask_blend_ps(m, b, a)
+#define TFB__VMASK(bits)      ((__mmask16)(bits))
 #define TFB__VISET1(i)        _mm512_set1_epi32((int)(i))
 #define TFB__VIADD(a, b)      _mm512_add_epi32(a, b)
 #define TFB__VISUB(a, b)      _mm512_sub_epi32(a, b)
@@ -1949,6 +2107,7 @@ TFB__INLINE __m512 tfb__bf16_avx512(__m256i x) {
 #define TFB__VLT(a, b)        _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 #define TFB__VEQ(a, b)        _mm256_cmp_ps(a, b, _CMP_EQ_OQ)
 #define TFB__VSEL(m, a, b)    _mm256_blendv_ps(b, a, m)
+#define TFB__VMASK(bits)      tfb__bits_avx2((int)(bits))
 #define TFB__VISET1(i)        _mm256_set1_epi32((int)(i))
 #define TFB__VIADD(a, b)      _mm256_add_epi32(a, b)
 #define TFB__VISUB(a, b)      _mm256_sub_epi32(a, b)
@@ -1995,6 +2154,12 @@ TFB__INLINE void tfb__storen_avx2(float *p, __m256 a, tfb_idx n) {
     else _mm256_maskstore_ps(p, tfb__mask_avx2(n), a);
 }
 
+TFB__INLINE __m256 tfb__bits_avx2(int bits) {
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi32(bits), lane);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane));
+}
+
 TFB__INLINE __m256 tfb__bf16_avx2(__m128i x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
 }
@@ -2024,6 +2189,7 @@ TFB__INLINE __m256 tfb__bf16_avx2(__m128i x) {
 #define TFB__VLT(a, b)        vcltq_f32(a, b)
 #define TFB__VEQ(a, b)        vceqq_f32(a, b)
 #define TFB__VSEL(m, a, b)    vbslq_f32(m, a, b)
+#define TFB__VMASK(bits)      tfb__bits_neon((uint32_t)(bits))
 #define TFB__VISET1(i)        vdupq_n_u32((uint32_t)(i))
 #define TFB__VIADD(a, b)      vaddq_u32(a, b)
 #define TFB__VISUB(a, b)      vsubq_u32(a, b)
@@ -2067,6 +2233,11 @@ TFB__INLINE float32x4_t tfb__loadh_neon(const uint16_t *p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 }
 
+TFB__INLINE uint32x4_t tfb__bits_neon(uint32_t bits) {
+    static const uint32_t lane[4] = {1, 2, 4, 8};
+    return vtstq_u32(vdupq_n_u32(bits), vld1q_u32(lane));
+}
+
 TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
     return vbslq_f32(vcgtq_f32(a, b), a, b); /* vmaxq would spread a NaN */
 }
@@ -2096,6 +2267,7 @@ TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
 #define TFB__VLT(a, b)        ((a) < (b))
 #define TFB__VEQ(a, b)        tfb__eq_scalar(a, b)
 #define TFB__VSEL(m, a, b)    ((m) ? (a) : (b))
+#define TFB__VMASK(bits)      ((int)(bits))
 #define TFB__VISET1(i)        ((uint32_t)(i))
 #define TFB__VIADD(a, b)      ((a) + (b))
 #define TFB__VISUB(a, b)      ((a) - (b))
@@ -2105,6 +2277,8 @@ TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
 #define TFB__VISHR(a, n)      ((a) >> (n))
 #define TFB__VBITS(a)         tfb__bits_of(a)
 #define TFB__VFLOAT(a)        tfb__float_of(a)
+#define TFB__SQUARE(X)        X(0)
+#define TFB__TURN             ((void)0)
 #define TFB__TILE_ROWS        1
 #define TFB__TILES(X)         X(1, 4)
 
@@ -2192,6 +2366,12 @@ TFB__INLINE TFB__VF TFB__FN(exp)(TFB__VF x) {
     TFB__VF p = TFB__FN(exp_poly)(TFB__FN(exp_red)(x, TFB__VSUB(nf, k)));
     p = TFB__VFLOAT(TFB__VIADD(TFB__VBITS(p), TFB__VISHL(TFB__VBITS(nf), 23)));
     p = TFB__VSEL(TFB__VLT(x, TFB__VSET1(88.7228394f)), p, TFB__VADD(x, inf));
+    return TFB__VSEL(TFB__VLT(x, TFB__VSET1(-87.336544f)), TFB__VSET1(0.0f), p);
+}
+
+/* exp of x <= 0 or NaN, the same bits in fewer steps: 2^n is normal and a factor. */
+TFB__INLINE TFB__VF TFB__FN(exp_down)(TFB__VF x) {
+    TFB__VF s, r = TFB__FN(exp_split)(x, &s), p = TFB__VMUL(TFB__FN(exp_poly)(r), s);
     return TFB__VSEL(TFB__VLT(x, TFB__VSET1(-87.336544f)), TFB__VSET1(0.0f), p);
 }
 
@@ -2708,9 +2888,10 @@ TFB__INLINE void TFB__FN(tile)(const tfb__mm *t, tfb_idx row, tfb_idx vec, const
     const tfb_idx per_panel = TFB__PANEL / TFB__VW, col = vec * TFB__VW;
     const int as_is = kind == TFB__IN_HALVES, f16 = t->source.dtype == TFB_F16;
     const tfb_idx bps = as_is ? t->source_step : t->bps, lda = t->lda, bks = t->bks;
+    const tfb_idx hks = t->source.k_stride;
     /* the largest tiles have no register left for it */
     const tfb_idx fetch =
-        as_is || R * V > 16 ? TFB__FETCH : TFB__FETCH / TFB__PANEL * bks;
+        R * V > 16 ? TFB__FETCH : TFB__FETCH / TFB__PANEL * (as_is ? hks : bks);
     const tfb_idx start = vec / per_panel * bps + vec % per_panel * TFB__VW;
     const uint16_t *h = as_is ? (const uint16_t *)t->source.x + start : NULL;
     const float *b = as_is ? NULL : t->b + start, *first = b;
@@ -2743,7 +2924,7 @@ TFB__INLINE void TFB__FN(tile)(const tfb__mm *t, tfb_idx row, tfb_idx vec, const
                 TFB__TILE_4(TFB__TILE_B)
                 TFB__TILE_4(TFB__TILE_FETCH)
                 TFB__TILE_8(TFB__TILE_STEP)
-                if (as_is) h += TFB__PANEL;
+                if (as_is) h += hks;
                 else b += bks;
                 a[0]++;
                 a[1]++;
@@ -2865,9 +3046,12 @@ static void TFB__FN(mm)(const tfb__mm *t) {
     const tfb_idx vecs = (t->cols + TFB__PANEL - 1) / TFB__PANEL * (TFB__PANEL / TFB__VW);
     tfb_idx row = 0, rows;
     int staged = t->staged;
-    /* A pack of 16-bit weights is read as it is while rows are few. */
-    const int half = t->reuse && t->source.dtype != TFB_F32 && t->source.little &&
-                     !TFB__BIG_ENDIAN && t->source.k_stride == TFB__PANEL;
+    /* 16-bit panels, or rows of a multiple of their width, are read as they are while rows
+     * of A are few. */
+    const int half = t->staged && t->reuse && t->source.dtype != TFB_F32 &&
+                     t->source.lane_stride == 1 && !TFB__BIG_ENDIAN &&
+                     ((t->source.little && t->source.k_stride == TFB__PANEL) ||
+                      t->cols % TFB__PANEL == 0);
 #if TFB__VW > 1
     if (t->staged && t->source.k_stride == 1 && !t->carry &&
         t->source_step == TFB__PANEL * t->source.lane_stride) {
@@ -3048,7 +3232,10 @@ static void TFB__FN(norm)(const tfb__norm *t) {
         x = s;
     }
     if (t->centre) mean = TFB__FN(row_sum)(t->n, x) / count;
-    scale = 1.0f / TFB__SQRT(TFB__FN(row_squares)(t->n, x, mean) / count + t->eps);
+    scale = TFB__FN(row_squares)(t->n, x, mean);
+    scale = TFB__SQRT(t->l2 ? scale : scale / count + t->eps);
+    if (t->l2 && t->eps > scale) scale = t->eps; /* so NaN stays */
+    scale = 1.0f / scale;
     for (i = 0; i < t->n; i += TFB__VW) {
         TFB__VF v = TFB__VSUB(TFB__VLOADN(x + i, t->n - i), TFB__VSET1(mean));
         TFB__VF w = t->w ? TFB__VLOADN(t->w + i, t->n - i) : TFB__VSET1(1.0f);
@@ -3110,43 +3297,179 @@ static void TFB__FN(rotate)(tfb_idx n, const float *x0, const float *x1, tfb_idx
     }
 }
 
-/* --- Attention: one block of query rows of one kv head, all its keys. --- */
+/* --- Attention: a block of query rows of one kv head, tile after tile of keys. --- */
+#undef TFB__SEEN
+#define TFB__SEEN(see, c) ((unsigned)((see) >> (c)) & ((1u << TFB__VW) - 1u))
+
 TFB__INLINE float TFB__FN(exp1)(float x) {
     float lane[TFB__VW];
     TFB__VSTORE(lane, TFB__FN(exp)(TFB__VSET1(x)));
     return lane[0];
 }
 
-/* One row of a tile: scores s[lo, hi) become weights, everything else +0; m, l and the
- * factor for what was summed before follow: CONTRACT section 5. */
-static void TFB__FN(attn_row)(float *s, tfb_idx lo, tfb_idx hi, float scale, float *m,
-                              float *l, float *carry) {
-    const tfb_idx first = lo / TFB__VW * TFB__VW;
-    float lane[TFB__VW], max = *m;
-    TFB__VF v = TFB__VSET1(max);
-    tfb_idx c, g;
-    *carry = 1.0f;
-    if (lo >= hi) {
-        memset((void *)s, 0, TFB__KT * sizeof *s);
+/* n floats of a row that may have gaps or 16-bit elements. */
+static void TFB__FN(attn_load)(const tfb_tensor *t, const char *x, tfb_idx n, float *to) {
+    tfb__source from;
+    tfb_idx i = 0;
+    memset((void *)&from, 0, sizeof from);
+    from.x = x;
+    from.dtype = t->dtype;
+    for (; t->stride[3] == 1 && i < n; i += TFB__VW)
+        TFB__VSTOREN(to + i, TFB__FN(source_load)(&from, i, n - i), n - i);
+    for (; i < n; i++) to[i] = tfb__source_at(&from, i * t->stride[3]);
+}
+
+static void TFB__FN(attn_queries)(const tfb__attn *a, tfb__attn_state *w) {
+    tfb_idx r;
+    for (r = 0; r < w->rows; r++) {
+        const tfb_idx h = tfb__attn_head(a, w, r), i = TFB__MAX(0, w->token[r]);
+        const float *q = (const float *)a->q.data + w->seq.batch * a->q.stride[0] +
+                         h * a->q.stride[1] + i * a->q.stride[2];
+        TFB__CALL(attn_load, &a->q, (const char *)q, a->D, w->q + r * a->D);
+        if (w->trig) tfb__attn_prepare(a, w, 0, i, w->at[r], w->q + r * a->D);
+    }
+}
+
+/* Keys that are to be normed and turned first. */
+static void TFB__FN(attn_keys)(const tfb__attn *a, const tfb__attn_state *w,
+                               const tfb__attn_run *run) {
+    const tfb_idx step = a->k.stride[2] * (tfb_idx)tfb_dtype_size(a->k.dtype);
+    tfb_idx i;
+    for (i = 0; i < run->len; i++) {
+        TFB__CALL(attn_load, &a->k, run->k + i * step, a->D, w->ready + i * a->D);
+        tfb__attn_prepare(a, w, 1, run->row + i, run->n + i, w->ready + i * a->D);
+    }
+}
+
+/* Scores of a run: s[r][n mod 64] = scale q k. A mixed tile goes in strips of rows, each
+ * with the columns that one of its rows sees. */
+static void TFB__FN(attn_scores)(const tfb__attn *a, tfb__attn_state *w,
+                                 const tfb__attn_run *run, int mixed) {
+    const tfb_idx at = run->n % TFB__KT, D = a->D;
+    tfb_idx r, p, c0, c1;
+    tfb__source from;
+    tfb__mm mm;
+    memset((void *)&mm, 0, sizeof mm);
+    memset((void *)&from, 0, sizeof from);
+    from.x = run->k;
+    from.lane_stride = a->k.stride[2];
+    from.k_stride = a->k.stride[3];
+    from.dtype = a->k.dtype;
+    if (w->ready) {
+        TFB__CALL(attn_keys, a, w, run);
+        from.x = w->ready;
+        from.lane_stride = D;
+        from.k_stride = 1;
+        from.dtype = TFB_F32;
+    }
+    mm.rows = w->rows;
+    mm.cols = run->len;
+    mm.k = mm.lda = D;
+    mm.bks = TFB__PANEL;
+    mm.bps = D * TFB__PANEL;
+    mm.lds = mm.ldy = TFB__KT;
+    mm.a = w->q;
+    mm.b = w->keys;
+    mm.s = mm.y = w->s + at;
+    mm.alpha = a->scale;
+    mm.last = 1;
+    mm.source = from;
+    mm.source_step = TFB__PANEL * from.lane_stride;
+    mm.staged = !mixed;
+    mm.reuse = w->rows <= TFB__SKINNY;
+    if (!mixed) {
+        TFB__CALL(mm, &mm);
         return;
     }
-    for (c = first; c < hi; c += TFB__VW) {
-        TFB__VF x = TFB__VMUL(TFB__VLOAD(s + c), TFB__VSET1(scale));
-        TFB__VSTORE(s + c, x);
-        v = TFB__VMAX(TFB__FN(keep)(x, lo - c, hi - c, -FLT_MAX), v);
+    for (p = 0; p < run->len; p += TFB__PANEL) {
+        TFB__CALL(pack, &from, D, run->len - p, TFB__PANEL, w->keys + p * D);
+        from.x =
+            (const char *)from.x + mm.source_step * (tfb_idx)tfb_dtype_size(from.dtype);
     }
-    TFB__VSTORE(lane, v);
-    for (c = 0; c < TFB__VW; c++) max = lane[c] > max ? lane[c] : max;
-    *carry = TFB__FN(exp1)(*m - max);
-    *m = max;
+    for (r = 0; r < w->rows; r += TFB__MIXED_ROWS) {
+        mm.rows = tfb__attn_strip(w, r, run, &c0, &c1);
+        c0 = c0 / TFB__PANEL * TFB__PANEL;
+        mm.cols = c1 - c0;
+        mm.a = w->q + r * D;
+        mm.b = w->keys + c0 * D;
+        mm.s = mm.y = w->s + r * TFB__KT + at + c0;
+        if (c0 < c1) TFB__CALL(mm, &mm);
+    }
+}
+
+/* Softcap, bias and ALiBi of one row of a tile. */
+static void TFB__FN(attn_modify)(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
+                                 tfb_idx tile, const float *bias, float slope) {
+    const TFB__VF cap = TFB__VSET1(a->o.softcap);
+    float *s = w->s + r * TFB__KT;
+    tfb_idx c;
+    for (c = 0; c < TFB__KT; c += TFB__VW) {
+        TFB__VF x = TFB__VLOAD(s + c);
+        if (!TFB__SEEN(w->see[r], c)) continue;
+        if (a->o.softcap > 0) x = TFB__VMUL(cap, TFB__FN(tanh)(TFB__VDIV(x, cap)));
+        if (bias) x = TFB__VADD(x, TFB__VLOAD(bias + c));
+        if (a->alibi.data) {
+            const TFB__VF first = TFB__VSET1((float)(tile + c - w->at[r]));
+            const TFB__VF d = TFB__VADD(first, TFB__VLOAD(tfb__iota));
+            x = TFB__VFMA(TFB__VSET1(slope), TFB__FN(nabs)(d), x);
+        }
+        TFB__VSTORE(s + c, x);
+    }
+}
+
+static void TFB__FN(attn_modify_rows)(const tfb__attn *a, const tfb__attn_state *w,
+                                      tfb_idx n, tfb_idx end) {
+    float bias[TFB__KT] = TFB_INIT;
+    tfb_idx r;
+    for (r = 0; r < w->rows; r++) {
+        const tfb_idx h = tfb__attn_head(a, w, r);
+        const float *slope = (const float *)a->alibi.data;
+        if (!w->see[r]) continue;
+        if (slope) slope += w->seq.batch * a->alibi.stride[0] + h * a->alibi.stride[1];
+        if (a->bias.data) tfb__attn_bias(a, w, r, n, end, bias);
+        TFB__CALL(attn_modify, a, w, r, n / TFB__KT * TFB__KT, a->bias.data ? bias : NULL,
+                  slope ? *slope : 0.0f);
+    }
+}
+
+/* The scores of keys n .. end - 1 of one tile; 0 if no row sees any of them. */
+static uint64_t TFB__FN(attn_tile)(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
+                                   tfb_idx end, int *mixed) {
+    const uint64_t any = tfb__attn_see(a, w, n, end, mixed);
+    tfb__attn_run run;
+    if (!any) return 0;
+    for (run = tfb__attn_run_of(a, w, n, end); run.len > 0;
+         run = tfb__attn_run_of(a, w, run.n + run.len, end))
+        TFB__CALL(attn_scores, a, w, &run, *mixed);
+    if (a->o.softcap > 0 || a->bias.data || a->alibi.data)
+        TFB__CALL(attn_modify_rows, a, w, n, end);
+    return any;
+}
+
+TFB__INLINE TFB__VF TFB__FN(attn_max)(const float *s, uint64_t see) {
+    const TFB__VF low = TFB__VSET1(-FLT_MAX);
+    TFB__VF v = low;
+    tfb_idx c;
+    if (see == TFB__ALL_SEEN)
+        for (c = 0; c < TFB__KT; c += TFB__VW) v = TFB__VMAX(TFB__VLOAD(s + c), v);
+    else
+        for (c = 0; c < TFB__KT; c += TFB__VW)
+            if (TFB__SEEN(see, c))
+                v = TFB__VMAX(
+                    TFB__VSEL(TFB__VMASK(TFB__SEEN(see, c)), TFB__VLOAD(s + c), low), v);
+    return v;
+}
+
+/* Scores become weights, +0 where not seen; l follows: CONTRACT section 5. */
+TFB__INLINE void TFB__FN(attn_weigh)(float *s, uint64_t see, TFB__VF m, TFB__VF carry,
+                                     float *l) {
+    tfb_idx c, g;
     for (g = 0; g < TFB__LANES; g += TFB__VW) {
-        TFB__VF sum = TFB__VMUL(TFB__VLOAD(l + g), TFB__VSET1(*carry));
+        TFB__VF sum = TFB__VMUL(TFB__VLOAD(l + g), carry);
         for (c = g; c < TFB__KT; c += TFB__LANES) {
-            TFB__VF p = TFB__VSET1(0.0f);
-            if (c + TFB__VW > lo && c < hi) {
-                p = TFB__FN(exp)(TFB__VSUB(TFB__VLOAD(s + c), TFB__VSET1(max)));
-                p = TFB__FN(keep)(p, lo - c, hi - c, 0.0f);
-            }
+            TFB__VF p = TFB__FN(exp_down)(TFB__VSUB(TFB__VLOAD(s + c), m));
+            if (see != TFB__ALL_SEEN)
+                p = TFB__VSEL(TFB__VMASK(TFB__SEEN(see, c)), p, TFB__VSET1(0.0f));
             TFB__VSTORE(s + c, p);
             sum = TFB__VADD(sum, p);
         }
@@ -3154,178 +3477,378 @@ static void TFB__FN(attn_row)(float *s, tfb_idx lo, tfb_idx hi, float scale, flo
     }
 }
 
-/* acc = acc * carry + p V over keys lo .. hi - 1 only: for tiles where some value is not
+/* All rows of a tile, VW at a time: their maxima are one vector after a turn. */
+static void TFB__FN(attn_softmax)(tfb__attn_state *w) {
+    float top[TFB__VW * TFB__VW];
+    tfb_idx r, i;
+    for (r = 0; r < w->rows; r += TFB__VW) {
+        const tfb_idx rows = TFB__MIN(TFB__VW, w->rows - r);
+        const TFB__VF before = TFB__VLOAD(w->sum.m + r);
+        TFB__VF m = before;
+#define TFB__ATTN_LOAD(i) TFB__VF w##i = TFB__VLOAD(top + i * TFB__VW);
+#define TFB__ATTN_MAX(i)  m = TFB__VMAX(w##i, m);
+        for (i = 0; i < TFB__VW; i++)
+            TFB__VSTORE(top + i * TFB__VW,
+                        i < rows
+                            ? TFB__FN(attn_max)(w->s + (r + i) * TFB__KT, w->see[r + i])
+                            : TFB__VSET1(-FLT_MAX));
+        TFB__SQUARE(TFB__ATTN_LOAD)
+        TFB__TURN;
+        TFB__SQUARE(TFB__ATTN_MAX)
+#undef TFB__ATTN_LOAD
+#undef TFB__ATTN_MAX
+        TFB__VSTORE(w->sum.m + r, m);
+        TFB__VSTORE(w->carry + r, TFB__FN(exp_down)(TFB__VSUB(before, m)));
+        for (i = r; i < r + rows; i++) {
+            const TFB__VF top_i = TFB__VSET1(w->sum.m[i]);
+            const TFB__VF carry = TFB__VSET1(w->carry[i]);
+            float *s = w->s + i * TFB__KT, *l = w->lanes + i * TFB__LANES;
+            if (w->see[i] == TFB__ALL_SEEN)
+                TFB__CALL(attn_weigh, s, TFB__ALL_SEEN, top_i, carry, l);
+            else TFB__CALL(attn_weigh, s, w->see[i], top_i, carry, l);
+        }
+    }
+}
+
+/* 1 unless a panel holds an inf or a NaN; an integer test, which no flag can void. */
+static int TFB__FN(all_finite)(tfb_idx n, const float *panel) {
+    const TFB__VI exponent = TFB__VISET1(0x7F800000);
+    float lane[TFB__VW];
+    TFB__VI bad = TFB__VISET1(0);
+    tfb_idx i;
+    int finite = 1;
+    for (i = 0; i < n; i += TFB__VW) {
+        TFB__VI e = TFB__VIAND(TFB__VBITS(TFB__VLOADP(panel + i)), exponent);
+        bad = TFB__VIADD(bad, TFB__VISHR(TFB__VIADD(e, TFB__VISET1(0x00800000)), 31));
+    }
+    TFB__VSTORE(lane, TFB__VFLOAT(bad));
+    for (i = 0; i < TFB__VW; i++) finite &= tfb__bits_of(lane[i]) == 0;
+    return finite;
+}
+
+/* acc = acc * carry + p V over the keys that each row sees only: where some value is not
  * finite, since +0 times those would leak. */
-static void TFB__FN(attn_select)(float *acc, tfb_idx panels, float carry, const float *p,
-                                 const float *v, tfb_idx lo, tfb_idx hi) {
-    tfb_idx c, j;
-    for (c = 0; c < panels * TFB__PANEL; c += TFB__VW) {
-        const float *at = v + c / TFB__PANEL * TFB__PANEL * TFB__KT + c % TFB__PANEL;
-        TFB__VF sum = TFB__VMUL(TFB__VLOAD(acc + c), TFB__VSET1(carry));
-        for (j = lo; j < hi; j++)
-            sum = TFB__VFMA(TFB__VSET1(p[j]), TFB__VLOADP(at + j * TFB__PANEL), sum);
-        TFB__VSTORE(acc + c, sum);
+static void TFB__FN(attn_select)(const tfb__attn_state *w, const tfb__attn_run *run) {
+    const tfb_idx at = run->n % TFB__KT;
+    tfb_idx r, c, j;
+    for (r = 0; r < w->rows; r++)
+        for (c = 0; c < w->width; c += TFB__VW) {
+            const float *v = w->values + c / TFB__PANEL * TFB__PANEL * TFB__KT;
+            const float *p = w->s + r * TFB__KT + at;
+            float *acc = w->sum.acc + r * w->width + c;
+            TFB__VF sum = TFB__VMUL(TFB__VLOAD(acc), TFB__VSET1(w->carry[r]));
+            v += c % TFB__PANEL;
+            for (j = 0; j < run->len; j++)
+                if (w->see[r] >> (at + j) & 1)
+                    sum =
+                        TFB__VFMA(TFB__VSET1(p[j]), TFB__VLOADP(v + j * TFB__PANEL), sum);
+            TFB__VSTORE(acc, sum);
+        }
+}
+
+/* The same for a mixed tile whose values are finite or not. */
+static void TFB__FN(attn_values_mixed)(const tfb__attn *a, tfb__attn_state *w,
+                                       const tfb__attn_run *run, tfb__mm *mm) {
+    tfb_idx r, p, c0, c1;
+    int finite = 1;
+    for (p = 0; p < a->Dv; p += TFB__PANEL) {
+        tfb__source from = mm->source;
+        from.x = (const char *)from.x +
+                 p * from.lane_stride * (tfb_idx)tfb_dtype_size(from.dtype);
+        TFB__CALL(pack, &from, run->len, TFB__MIN(TFB__PANEL, a->Dv - p), TFB__PANEL,
+                  w->values + p * TFB__KT);
+        finite &= TFB__FN(all_finite)(run->len * TFB__PANEL, w->values + p * TFB__KT);
+    }
+    if (!finite) TFB__CALL(attn_select, w, run);
+    for (r = 0; r < w->rows; r += TFB__MIXED_ROWS) {
+        mm->rows = tfb__attn_strip(w, r, run, &c0, &c1);
+        if (finite && c0 >= c1) continue; /* its carry waits for the next run */
+        mm->cols = w->width;
+        mm->k = c1 - c0;
+        mm->a = w->s + r * TFB__KT + run->n % TFB__KT + c0;
+        mm->b = w->values + c0 * TFB__PANEL;
+        mm->s = w->sum.acc + r * w->width;
+        mm->carry = w->carry + r;
+        if (finite) TFB__CALL(mm, mm);
+        for (p = r; p < r + mm->rows; p++) w->carry[p] = 1.0f;
     }
 }
 
-/* Copies the block's queries and finds which keys each row sees: lo <= j < hi. */
-static void TFB__FN(attn_rows)(const tfb__attn *a, tfb__attn_state *w, tfb_idx batch,
-                               tfb_idx kv_head, tfb_idx row0) {
-    tfb_idx r, d;
-    for (r = 0; r < w->rows; r++) {
-        const tfb_idx t = (row0 + r) / a->group;
-        const tfb_idx h = kv_head * a->group + (row0 + r) % a->group;
-        const float *q = a->q + batch * a->q_st[0] + h * a->q_st[1] + t * a->q_st[2];
-        const tfb_idx last = a->causal ? t + a->offset : a->S - 1;
-        w->lo[r] = a->window ? TFB__MIN(a->S, TFB__MAX(0, last - a->window + 1)) : 0;
-        w->hi[r] = TFB__MAX(w->lo[r], TFB__MIN(a->S, last + 1));
-        for (d = 0; d < a->D; d++) w->q[r * a->D + d] = q[d * a->q_st[3]];
-        w->all_m[r] = -FLT_MAX;
-        w->all_l[r] = 0;
-    }
-    memset((void *)w->all, 0, (size_t)(w->rows * w->panels * TFB__PANEL) * sizeof(float));
-}
-
-/* One tile: keys j0 .. j1 - 1 of the tensor, of which j0 is number `at` of the tile. */
-static void TFB__FN(attn_tile)(const tfb__attn *a, tfb__attn_state *w, const float *k,
-                               const float *v, tfb_idx j0, tfb_idx j1, tfb_idx at) {
-    const tfb_idx end = at + j1 - j0, p0 = at / TFB__PANEL;
-    const tfb_idx p1 = (end + TFB__PANEL - 1) / TFB__PANEL;
-    tfb_idx r, p;
-    int mixed = 0, finite = 1;
-    tfb__source source;
+/* acc = acc * carry + p V over a run of keys, whose values stay where they are if rows
+ * are few. */
+static void TFB__FN(attn_values)(const tfb__attn *a, tfb__attn_state *w,
+                                 const tfb__attn_run *run, int mixed) {
+    const int few = w->rows <= TFB__SKINNY;
+    const int in_place = (few || a->v.stride[2] == a->Dv) && a->v.stride[3] == 1 &&
+                         a->Dv % TFB__PANEL == 0 && !TFB__BIG_ENDIAN;
+    tfb_idx r;
     tfb__mm mm;
-    source.lane_stride = a->k_st[2];
-    source.k_stride = a->k_st[3];
-    source.dtype = TFB_F32;
-    source.little = 0;
-    for (p = p0; p < p1; p++) {
-        const tfb_idx from = TFB__MAX(at, p * TFB__PANEL);
-        const tfb_idx to = TFB__MIN(end, (p + 1) * TFB__PANEL);
-        float *keys = w->keys + p * a->D * TFB__PANEL;
-        if (to - from < TFB__PANEL)
-            memset((void *)keys, 0, (size_t)(a->D * TFB__PANEL) * sizeof(float));
-        source.x = k + (j0 + from - at) * a->k_st[2];
-        TFB__CALL(pack, &source, a->D, to - from, to - from, keys + from % TFB__PANEL);
-    }
     memset((void *)&mm, 0, sizeof mm);
-    mm.rows = w->rows;
-    mm.cols = (p1 - p0) * TFB__PANEL;
-    mm.k = mm.lda = a->D;
+    mm.source.x = run->v;
+    mm.source.lane_stride = a->v.stride[3];
+    mm.source.k_stride = a->v.stride[2];
+    mm.source.dtype = a->v.dtype;
+    mm.source_step = TFB__PANEL * a->v.stride[3];
     mm.bks = TFB__PANEL;
-    mm.a = w->q;
-    mm.b = w->keys + p0 * a->D * TFB__PANEL;
-    mm.bps = a->D * TFB__PANEL;
-    mm.s = w->s + p0 * TFB__PANEL;
-    mm.lds = TFB__KT;
-    TFB__CALL(mm, &mm);
-    for (r = 0; r < w->rows; r++) {
-        const tfb_idx lo = TFB__MAX(w->lo[r], j0), hi = TFB__MIN(w->hi[r], j1);
-        mixed |= lo > j0 || hi < j1;
-        TFB__CALL(attn_row, w->s + r * TFB__KT, lo - j0 + at, hi - j0 + at, a->scale,
-                  w->m + r, w->l + r * TFB__LANES, w->carry + r);
-    }
-    for (p = 0; p < w->panels; p++) {
-        float *values = w->values + (p * TFB__KT + at) * TFB__PANEL;
-        source.x = v + j0 * a->v_st[2] + p * TFB__PANEL * a->v_st[3];
-        source.lane_stride = a->v_st[3];
-        source.k_stride = a->v_st[2];
-        TFB__CALL(pack, &source, j1 - j0, TFB__MIN(TFB__PANEL, a->Dv - p * TFB__PANEL),
-                  TFB__PANEL, values);
-        if (mixed) finite &= tfb__all_finite((j1 - j0) * TFB__PANEL, values);
-    }
-    if (!finite) {
-        for (r = 0; r < w->rows; r++)
-            TFB__CALL(attn_select, w->acc + r * w->panels * TFB__PANEL, w->panels,
-                      w->carry[r], w->s + r * TFB__KT, w->values,
-                      TFB__MAX(w->lo[r], j0) - j0 + at, TFB__MIN(w->hi[r], j1) - j0 + at);
+    mm.bps = TFB__PANEL * TFB__KT;
+    mm.lda = TFB__KT;
+    mm.lds = w->width;
+    if (mixed) {
+        TFB__CALL(attn_values_mixed, a, w, run, &mm);
         return;
     }
-    mm.cols = w->panels * TFB__PANEL;
-    mm.k = j1 - j0;
-    mm.a = w->s + at;
-    mm.lda = TFB__KT;
-    mm.b = w->values + at * TFB__PANEL;
-    mm.bps = TFB__KT * TFB__PANEL;
-    mm.s = w->acc;
-    mm.lds = w->panels * TFB__PANEL;
+    mm.rows = w->rows;
+    mm.cols = a->Dv;
+    mm.k = run->len;
+    mm.a = w->s + run->n % TFB__KT;
+    mm.b = w->values;
+    mm.s = w->sum.acc;
     mm.carry = w->carry;
+    mm.staged = 1;
+    mm.reuse = few;
+    if (in_place && a->v.dtype == TFB_F32) {
+        mm.staged = 0;
+        mm.b = (float *)(void *)run->v;
+        mm.bks = a->v.stride[2];
+        mm.bps = TFB__PANEL;
+    }
     TFB__CALL(mm, &mm);
+    for (r = 0; r < w->rows; r++) w->carry[r] = 1.0f;
 }
 
-/* Folds the state of a split into that of all splits before it. */
-static void TFB__FN(attn_fold)(tfb__attn_state *w) {
-    const tfb_idx n = w->panels * TFB__PANEL;
+/* Keys n .. end - 1 of one split into w->sum. */
+static void TFB__FN(attn_split)(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
+                                tfb_idx end) {
+    tfb_idx r;
+    int mixed;
+    for (r = 0; r < w->rows; r++) w->sum.m[r] = -FLT_MAX;
+    memset((void *)w->lanes, 0, (size_t)(w->rows * TFB__LANES) * sizeof(float));
+    memset((void *)w->sum.acc, 0, (size_t)(w->rows * w->width) * sizeof(float));
+    while (n < end) {
+        const tfb_idx tile_end = TFB__MIN((n / TFB__KT + 1) * TFB__KT, end);
+        if (TFB__FN(attn_tile)(a, w, n, tile_end, &mixed)) {
+            tfb__attn_run run = tfb__attn_run_of(a, w, n, tile_end);
+            TFB__CALL(attn_softmax, w);
+            while (w->width && run.len > 0) {
+                TFB__CALL(attn_values, a, w, &run, mixed);
+                run = tfb__attn_run_of(a, w, run.n + run.len, tile_end);
+            }
+        }
+        n = tfb__attn_next(w, tile_end);
+    }
+    for (r = 0; r < w->rows; r++) w->sum.l[r] = tfb__fold16(w->lanes + r * TFB__LANES);
+}
+
+/* all = all merged with a later part. */
+static void TFB__FN(attn_fold)(const tfb__attn_state *w) {
+    float e1[TFB__ROWS], e2[TFB__ROWS];
+    const tfb__attn_part *all = &w->all, *part = &w->sum;
     tfb_idx r, c;
-    for (r = 0; r < w->rows; r++) {
-        const float l = tfb__fold16(w->l + r * TFB__LANES);
-        const float m = w->all_m[r] > w->m[r] ? w->all_m[r] : w->m[r];
-        const float e1 = TFB__FN(exp1)(w->all_m[r] - m), e2 = TFB__FN(exp1)(w->m[r] - m);
-        w->all_m[r] = m;
-        w->all_l[r] = TFB__FMA(w->all_l[r], e1, l * e2);
-        for (c = r * n; c < (r + 1) * n; c += TFB__VW)
-            TFB__VSTORE(w->all + c,
-                        TFB__VFMA(TFB__VLOAD(w->all + c), TFB__VSET1(e1),
-                                  TFB__VMUL(TFB__VLOAD(w->acc + c), TFB__VSET1(e2))));
+    for (r = 0; r < w->rows; r += TFB__VW) {
+        const TFB__VF m1 = TFB__VLOAD(all->m + r), m2 = TFB__VLOAD(part->m + r);
+        const TFB__VF m = TFB__VMAX(m1, m2), f1 = TFB__FN(exp_down)(TFB__VSUB(m1, m));
+        const TFB__VF f2 = TFB__FN(exp_down)(TFB__VSUB(m2, m));
+        TFB__VSTORE(e1 + r, f1);
+        TFB__VSTORE(e2 + r, f2);
+        TFB__VSTORE(all->m + r, m);
+        TFB__VSTORE(all->l + r, TFB__VFMA(TFB__VLOAD(all->l + r), f1,
+                                          TFB__VMUL(TFB__VLOAD(part->l + r), f2)));
+    }
+    for (r = 0; r < w->rows; r++)
+        for (c = r * w->width; c < (r + 1) * w->width; c += TFB__VW)
+            TFB__VSTORE(
+                all->acc + c,
+                TFB__VFMA(TFB__VLOAD(all->acc + c), TFB__VSET1(e1[r]),
+                          TFB__VMUL(TFB__VLOAD(part->acc + c), TFB__VSET1(e2[r]))));
+}
+
+/* All keys into w->all. */
+static void TFB__FN(attn_all)(const tfb__attn *a, tfb__attn_state *w) {
+    tfb_idx n = w->first;
+    int begun = 0;
+    while (n < w->last || !begun) {
+        const tfb_idx end = TFB__MIN((n / TFB__KS + 1) * TFB__KS, w->last);
+        TFB__CALL(attn_split, a, w, n, end);
+        if (begun) {
+            TFB__CALL(attn_fold, w);
+        } else {
+            const tfb__attn_part first = w->sum;
+            w->sum = w->all;
+            w->all = first;
+        }
+        begun = 1;
+        n = tfb__attn_next(w, end);
     }
 }
 
-static void TFB__FN(attn_store)(const tfb__attn *a, const tfb__attn_state *w,
-                                tfb_idx batch, tfb_idx kv_head, tfb_idx row0) {
-    tfb_idx r, c;
+/* Merges the sinks last: states with m = sink, l = 1 and no value. */
+static void TFB__FN(attn_sinks)(const tfb__attn *a, const tfb__attn_state *w) {
+    tfb_idx r;
+    if (!a->sinks.data) return;
+    memset((void *)w->sum.acc, 0, (size_t)(w->rows * w->width) * sizeof(float));
     for (r = 0; r < w->rows; r++) {
-        const tfb_idx t = (row0 + r) / a->group;
-        const tfb_idx h = kv_head * a->group + (row0 + r) % a->group;
-        float *o = a->o + batch * a->o_st[0] + h * a->o_st[1] + t * a->o_st[2];
-        const float *all = w->all + r * w->panels * TFB__PANEL;
-        const int none = w->all_l[r] <= 0;
-        const float inverse = none ? 0.0f : 1.0f / w->all_l[r];
+        const float *sinks = (const float *)a->sinks.data;
+        w->sum.m[r] = sinks[tfb__attn_head(a, w, r) * a->sinks.stride[0]];
+        w->sum.l[r] = 1.0f;
+    }
+    TFB__CALL(attn_fold, w);
+}
+
+static void TFB__FN(attn_store)(const tfb__attn *a, const tfb__attn_state *w) {
+    const TFB__VF zero = TFB__VSET1(0.0f);
+    tfb_idx r, c;
+    TFB__CALL(attn_sinks, a, w);
+    for (r = 0; r < w->rows; r++) {
+        const tfb_idx h = tfb__attn_head(a, w, r), i = w->token[r], b = w->seq.batch;
+        const float *acc = w->all.acc + r * w->width, l = w->all.l[r];
+        const tfb_idx *st = a->y.stride;
+        float *y = (float *)a->y.data + b * st[0] + h * st[1] + i * st[2];
+        const TFB__VF inverse = TFB__VSET1(1.0f / l);
         for (c = 0; c < a->Dv; c += TFB__VW) {
-            TFB__VF v =
-                TFB__VFMA(TFB__VLOAD(all + c), TFB__VSET1(inverse), TFB__VSET1(0.0f));
-            if (none) v = TFB__VSET1(0.0f);
-            TFB__CALL(scatter, o + c * a->o_st[3], a->o_st[3], v, a->Dv - c);
+            TFB__VF v = l <= 0 ? zero : TFB__VFMA(TFB__VLOAD(acc + c), inverse, zero);
+            TFB__CALL(scatter, y + c * st[3], st[3], v, a->Dv - c);
         }
-        if (a->lse) {
+        if (a->lse.data) {
             float lane[TFB__VW];
-            TFB__VSTORE(lane, TFB__FN(log)(TFB__VSET1(w->all_l[r])));
-            a->lse[batch * a->lse_st[0] + h * a->lse_st[1] + t * a->lse_st[2]] =
-                none ? -TFB__FLT_INF : w->all_m[r] + lane[0];
+            st = a->lse.stride;
+            TFB__VSTORE(lane, TFB__FN(log)(TFB__VSET1(l)));
+            ((float *)a->lse.data)[b * st[0] + h * st[1] + i * st[2]] =
+                l <= 0 ? -TFB__FLT_INF : w->all.m[r] + lane[0];
         }
+    }
+}
+
+/* A row of tfb_attention_weights for a tile whose scores are in w->s. */
+static void TFB__FN(attn_emit)(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
+                               tfb_idx n, tfb_idx end) {
+    const tfb_idx h = tfb__attn_head(a, w, r), *st = a->y.stride;
+    const tfb_idx i = (w->row0 + r) / a->group;
+    const TFB__VF m = TFB__VSET1(w->all.m[r]), inverse = TFB__VSET1(1.0f / w->all.l[r]);
+    float *y = (float *)a->y.data + w->seq.batch * st[0] + h * st[1] + i * st[2];
+    float *s = w->s + r * TFB__KT;
+    tfb__attn_run run;
+    tfb_idx c;
+    for (c = 0; c < TFB__KT; c += TFB__VW)
+        TFB__VSTORE(s + c, TFB__VMUL(TFB__FN(exp_down)(TFB__VSUB(TFB__VLOAD(s + c), m)),
+                                     inverse));
+    for (run = tfb__attn_run_of(a, w, n, end); run.len > 0;
+         run = tfb__attn_run_of(a, w, run.n + run.len, end))
+        for (c = 0; c < run.len; c++)
+            if (w->see[r] >> ((run.n + c) % TFB__KT) & 1)
+                y[(run.row + c) * st[3]] = s[(run.n + c) % TFB__KT];
+}
+
+static void TFB__FN(attn_weights)(const tfb__attn *a, tfb__attn_state *w) {
+    tfb_idx n, r, j;
+    int mixed;
+    TFB__CALL(attn_all, a, w);
+    TFB__CALL(attn_sinks, a, w);
+    for (r = 0; r < w->rows; r++) {
+        const tfb_idx *st = a->y.stride, i = (w->row0 + r) / a->group;
+        float *y = (float *)a->y.data + w->seq.batch * st[0] +
+                   tfb__attn_head(a, w, r) * st[1] + i * st[2];
+        for (j = 0; w->token[r] >= 0 && j < a->S; j++) y[j * st[3]] = 0.0f;
+    }
+    for (n = w->first; n < w->last;) {
+        const tfb_idx end = TFB__MIN((n / TFB__KT + 1) * TFB__KT, w->last);
+        if (TFB__FN(attn_tile)(a, w, n, end, &mixed))
+            for (r = 0; r < w->rows; r++)
+                if (w->see[r]) TFB__CALL(attn_emit, a, w, r, n, end);
+        n = tfb__attn_next(w, end);
+    }
+}
+
+/* The items of a wave, in order, into the outputs; parts of the same task follow each
+ * other, and the last part of all is where they are summed up. */
+static void TFB__FN(attn_wave)(const tfb__attn *a) {
+    tfb__attn_state w;
+    tfb_idx i;
+    for (i = 0; i < a->items; i++) {
+        const tfb__attn_item *item = tfb__attn_item_of(a, i);
+        tfb__attn_begin(a, item->task, 0, &w);
+        w.sum = tfb__attn_part_of(a, i);
+        w.all = tfb__attn_part_of(a, a->item_max);
+        if (item->first) {
+            const size_t rows = (size_t)w.rows * sizeof(float);
+            memcpy(w.all.acc, w.sum.acc, rows * (size_t)w.width);
+            memcpy(w.all.m, w.sum.m, rows);
+            memcpy(w.all.l, w.sum.l, rows);
+        } else {
+            TFB__CALL(attn_fold, &w);
+        }
+        if (item->last) TFB__CALL(attn_store, a, &w);
     }
 }
 
 static void TFB__FN(attention)(void *arg, tfb_idx i, int worker) {
     const tfb__attn *a = (const tfb__attn *)arg;
-    const tfb_idx head = i / a->blocks, row0 = i % a->blocks * a->block_rows;
-    const tfb_idx batch = head / a->G, kv_head = head % a->G;
-    const float *k = a->k + batch * a->k_st[0] + kv_head * a->k_st[1];
-    const float *v = a->v + batch * a->v_st[0] + kv_head * a->v_st[1];
-    tfb_idx lo = a->S, hi = 0, n, r;
     tfb__attn_state w;
-    tfb__attn_carve(a, a->scratch + a->worker_bytes * (size_t)worker, &w);
-    w.rows = TFB__MIN(a->block_rows, a->T * a->group - row0);
-    TFB__CALL(attn_rows, a, &w, batch, kv_head, row0);
-    for (r = 0; r < w.rows; r++) {
-        lo = TFB__MIN(lo, w.lo[r]);
-        hi = TFB__MAX(hi, w.hi[r]);
+    tfb__attn_item item;
+    tfb_idx n;
+    if (a->phase == TFB__ATTN_FOLD) {
+        TFB__CALL(attn_wave, a);
+        return;
     }
-    n = lo + a->key_pos0; /* numbers keys in the sequence */
-    while (n < hi + a->key_pos0) {
-        const tfb_idx split_end = TFB__MIN((n / TFB__KS + 1) * TFB__KS, hi + a->key_pos0);
-        for (r = 0; r < w.rows; r++) w.m[r] = -FLT_MAX;
-        memset((void *)w.l, 0, (size_t)(w.rows * TFB__LANES) * sizeof(float));
-        memset((void *)w.acc, 0,
-               (size_t)(w.rows * w.panels * TFB__PANEL) * sizeof(float));
-        while (n < split_end) {
-            const tfb_idx end = TFB__MIN((n / TFB__KT + 1) * TFB__KT, split_end);
-            TFB__CALL(attn_tile, a, &w, k, v, n - a->key_pos0, end - a->key_pos0,
-                      n % TFB__KT);
-            n = end;
+    memset((void *)&item, 0, sizeof item);
+    item.task = i;
+    if (a->phase == TFB__ATTN_SPLIT) item = *tfb__attn_item_of(a, i);
+    tfb__attn_begin(a, item.task, worker, &w);
+    TFB__CALL(attn_queries, a, &w);
+    if (a->phase == TFB__ATTN_SPLIT) {
+        w.sum = tfb__attn_part_of(a, i);
+        n = item.split * TFB__KS;
+        TFB__CALL(attn_split, a, &w, TFB__MAX(n, w.first), TFB__MIN(n + TFB__KS, w.last));
+    } else if (a->phase == TFB__ATTN_WEIGHTS) {
+        TFB__CALL(attn_weights, a, &w);
+    } else {
+        TFB__CALL(attn_all, a, &w);
+        TFB__CALL(attn_store, a, &w);
+    }
+}
+
+/* One row of all states, a block of channels at a time; y and lse may be the first's. */
+static void TFB__FN(merge)(void *arg, tfb_idx row, int worker) {
+    const tfb__merge *t = (const tfb__merge *)arg;
+    const tfb_idx n = t->out.shape[3], st = t->out.stride[3];
+    float acc[TFB__BLOCK], m = -FLT_MAX, l = 0, lane[TFB__VW];
+    tfb_idx c0, c, i, found = 0;
+    (void)worker;
+    for (c0 = 0; c0 == 0 || c0 < n; c0 += TFB__BLOCK) {
+        const tfb_idx end = TFB__MIN(TFB__BLOCK, n - c0);
+        float *to = (float *)t->out.data + tfb__offset(&t->out, 3, row) + c0 * st;
+        for (i = found = 0; i < t->states; i++) {
+            const tfb_idx which = t->pair ? i : 0, step = t->pair ? 0 : i;
+            const tfb_tensor *y = &t->y[which], *lse = &t->lse[which];
+            const float *from = (const float *)y->data + tfb__offset(y, 3, row) +
+                                step * t->y_step + c0 * y->stride[3];
+            const float m2 =
+                ((const float *)lse->data)[tfb__offset(lse, 3, row) + step * t->lse_step];
+            const float top = found && m > m2 ? m : m2;
+            const float e1 = TFB__FN(exp1)(m - top), e2 = TFB__FN(exp1)(m2 - top);
+            if (tfb__bits_of(m2) == 0xFF800000u) continue;
+            for (c = 0; c < end; c += TFB__VW) {
+                TFB__VF v =
+                    TFB__FN(gather)(from + c * y->stride[3], y->stride[3], end - c);
+                if (found)
+                    v = TFB__VFMA(TFB__VLOAD(acc + c), TFB__VSET1(e1),
+                                  TFB__VMUL(v, TFB__VSET1(e2)));
+                TFB__VSTORE(acc + c, v);
+            }
+            l = found++ ? TFB__FMA(l, e1, e2) : 1.0f;
+            m = top;
         }
-        TFB__CALL(attn_fold, &w);
+        for (c = 0; c < end; c += TFB__VW) {
+            TFB__VF v = found ? TFB__VLOAD(acc + c) : TFB__VSET1(0.0f);
+            if (found > 1) v = TFB__VFMA(v, TFB__VSET1(1.0f / l), TFB__VSET1(0.0f));
+            TFB__CALL(scatter, to + c * st, st, v, end - c);
+        }
     }
-    TFB__CALL(attn_store, a, &w, batch, kv_head, row0);
+    TFB__VSTORE(lane, TFB__FN(log)(TFB__VSET1(l)));
+    if (t->out_lse.data)
+        ((float *)t->out_lse.data)[tfb__offset(&t->out_lse, 3, row)] =
+            !found      ? -TFB__FLT_INF
+            : found > 1 ? m + lane[0]
+                        : m;
 }
 
 static const tfb__kernels TFB__FN(kernels) = {
@@ -3343,6 +3866,7 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(turns),
     TFB__FN(rotate),
     TFB__FN(attention),
+    TFB__FN(merge),
 };
 #undef TFB__STRING
 #undef TFB__STRING2
@@ -4570,6 +5094,10 @@ TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tenso
 }
 
 /* --- References: index loops, TFB__FMA and elementary functions only. --- */
+static tfb_idx tfb__at4(const tfb_tensor *t, tfb_idx i, tfb_idx j, tfb_idx k, tfb_idx l) {
+    return i * t->stride[0] + j * t->stride[1] + k * t->stride[2] + l * t->stride[3];
+}
+
 static float tfb__dot_ref(tfb_idx n, const float *a, tfb_idx as, const float *b,
                           tfb_idx bs) {
     float sum = 0, block;
@@ -4644,9 +5172,12 @@ typedef struct tfb__rowwise {
     tfb_idx buffers; /* rows of scratch a worker has, one per strided tensor */
     tfb_tensor lse_view;
     float eps;
-    int centre, softmax;
+    int centre, l2, softmax;
     const tfb__kernels *isa;
 } tfb__rowwise;
+
+/* The norms; the reference takes one of these too. */
+enum { TFB__RMSNORM, TFB__LAYERNORM, TFB__L2NORM };
 
 /* Are the elements of a row apart? An absent tensor has no rows. */
 static int tfb__row_strided(const tfb_tensor *t) {
@@ -4698,6 +5229,7 @@ static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
             t.b = w->b;
             t.eps = w->eps;
             t.centre = w->centre;
+            t.l2 = w->l2;
             if (w->r.ndim) t.r = tfb__row_in(&w->r, i, w->n, &buffers);
             if (w->sum.ndim) t.sum = tfb__row_place(&w->sum, i, w->n, &buffers);
             w->isa->norm(&t);
@@ -4768,7 +5300,7 @@ static tfb_status tfb__norm_vector(tfb_ctx *ctx, const char *fn, const char *nam
 }
 
 static tfb_status tfb__norm_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
-                                const tfb_norm_opts *opts, tfb_tensor *y, int centre) {
+                                const tfb_norm_opts *opts, tfb_tensor *y, int which) {
     const int f32 = TFB__MASK(TFB_F32);
     tfb_norm_opts o;
     tfb__rowwise w;
@@ -4794,22 +5326,30 @@ static tfb_status tfb__norm_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *
     }
     TFB__TRY(tfb__norm_vector(ctx, fn, "weight", o.weight, &w));
     TFB__TRY(tfb__norm_vector(ctx, fn, "bias", o.bias, &w));
-    w.eps = o.eps_set || !(o.eps >= 0 && o.eps <= 0) ? o.eps : 1e-5f;
+    w.eps = which == TFB__L2NORM ? 1e-12f : 1e-5f;
+    if (o.eps_set || !(o.eps >= 0 && o.eps <= 0)) w.eps = o.eps;
     TFB__REQUIRE(w.eps >= 0, ctx, TFB_ERR_ARG, "%s: eps must be >= 0", fn);
-    w.centre = centre;
+    w.centre = which == TFB__LAYERNORM;
+    w.l2 = which == TFB__L2NORM;
     return tfb__rowwise_run(ctx, fn, &w, o.weight, o.bias);
 }
 
 TFB_API tfb_status tfb_rmsnorm(tfb_ctx *ctx, const tfb_tensor *x,
                                const tfb_norm_opts *opts, tfb_tensor *y) {
     TFB__ENTER(ctx);
-    return tfb__norm_run(ctx, "tfb_rmsnorm", x, opts, y, 0);
+    return tfb__norm_run(ctx, "tfb_rmsnorm", x, opts, y, TFB__RMSNORM);
 }
 
 TFB_API tfb_status tfb_layernorm(tfb_ctx *ctx, const tfb_tensor *x,
                                  const tfb_norm_opts *opts, tfb_tensor *y) {
     TFB__ENTER(ctx);
-    return tfb__norm_run(ctx, "tfb_layernorm", x, opts, y, 1);
+    return tfb__norm_run(ctx, "tfb_layernorm", x, opts, y, TFB__LAYERNORM);
+}
+
+TFB_API tfb_status tfb_l2norm(tfb_ctx *ctx, const tfb_tensor *x,
+                              const tfb_norm_opts *opts, tfb_tensor *y) {
+    TFB__ENTER(ctx);
+    return tfb__norm_run(ctx, "tfb_l2norm", x, opts, y, TFB__L2NORM);
 }
 
 TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
@@ -4854,12 +5394,15 @@ static float tfb__lanes_ref(tfb_idx n, const float *x, float mean, int square) {
 /* One contiguous row; r, w, b may be NULL; sum receives x + r. */
 TFB__UNUSED static void tfb__norm_ref(tfb_idx n, const float *x, const float *r,
                                       const float *w, const float *b, float eps,
-                                      int centre, float *sum, float *y) {
+                                      int which, float *sum, float *y) {
     float mean = 0, scale;
     tfb_idx i;
     for (i = 0; i < n; i++) sum[i] = r ? x[i] + r[i] : x[i];
-    if (centre) mean = tfb__lanes_ref(n, sum, 0, 0) / (float)n;
-    scale = 1.0f / TFB__SQRT(tfb__lanes_ref(n, sum, mean, 1) / (float)n + eps);
+    if (which == TFB__LAYERNORM) mean = tfb__lanes_ref(n, sum, 0, 0) / (float)n;
+    scale = tfb__lanes_ref(n, sum, mean, 1);
+    if (which == TFB__L2NORM)
+        scale = eps > TFB__SQRT(scale) ? 1.0f / eps : 1.0f / TFB__SQRT(scale);
+    else scale = 1.0f / TFB__SQRT(scale / (float)n + eps);
     for (i = 0; i < n; i++)
         y[i] = TFB__FMA((sum[i] - mean) * scale, w ? w[i] : 1.0f, b ? b[i] : 0.0f);
 }
@@ -4875,97 +5418,335 @@ TFB__UNUSED static float tfb__softmax_ref(tfb_idx n, const float *x, float *y) {
     return max + tfb__log_scalar(sum);
 }
 
-/* --- Rope. --- */
-typedef struct tfb__rope {
-    tfb_tensor x, y;
-    const int32_t *positions;
-    tfb_idx pos_batch, pos_token, start, half, per_task;
-    int interleaved, inverse, compat;
-    const tfb__kernels *isa;
-    float *hi, *lo, *scratch; /* half floats each; scratch: 2 half a worker */
-} tfb__rope;
+/* --- Rope: frequencies. All in double, rounded once at the end. --- */
+TFB__INLINE double tfb__or(double x, double if_zero) {
+    return x >= 0 && x <= 0 ? if_zero : x;
+}
 
-/* Frequencies in turns as hi + lo, or in radians as float32 code computes them. */
-static void tfb__rope_frequencies(tfb_idx half, double base, int compat, float *hi,
-                                  float *lo) {
-    const double log2_base = tfb__log2_d(base);
-    tfb_idx i;
-    for (i = 0; i < half; i++) {
-        if (compat) {
-            const float exponent = (float)(2 * i) / (float)(2 * half);
-            hi[i] = 1.0f / (float)tfb__exp2_d((double)exponent * log2_base);
-            lo[i] = 0;
-        } else {
-            const double exponent = (double)i / (double)half;
-            const double turns = tfb__exp2_d(-exponent * log2_base) * 0.15915494309189535;
-            hi[i] = (float)turns;
-            lo[i] = (float)(turns - (double)hi[i]);
+TFB__INLINE double tfb__clamp_d(double x, double lo, double hi) {
+    return x < lo ? lo : x > hi ? hi : x;
+}
+
+/* The options with the values that 0 stands for. */
+static tfb_rope_opts tfb__rope_defaults(const tfb_rope_opts *opts) {
+    const int yarn = opts->scaling == TFB_ROPE_YARN;
+    tfb_rope_opts o = *opts;
+    o.base = tfb__or(o.base, 10000.0);
+    o.factor = tfb__or(o.factor, 1.0);
+    o.fast = tfb__or(o.fast, yarn ? 32.0 : 4.0);
+    o.slow = tfb__or(o.slow, 1.0);
+    if (yarn && o.factor >= 1.0) /* Peng et al. 2023, equation 22; ln 2 / 10 */
+        o.magnitude =
+            tfb__or(o.magnitude, 0.069314718055994531 * tfb__log2_d(o.factor) + 1.0);
+    o.magnitude = tfb__or(o.magnitude, 1.0);
+    return o;
+}
+
+/* The pair, of n in its part, that turns so often in the trained length, not rounded:
+ * n ln(length / (turns 2 pi)) / ln(base). */
+static double tfb__yarn_find(const tfb_rope_opts *o, tfb_idx n, double turns) {
+    const double log2_wave = tfb__log2_d(o->trained_length) - tfb__log2_d(turns);
+    const double i = (double)n * (log2_wave - 2.6514961294723188) / tfb__log2_d(o->base);
+    return tfb__clamp_d(i, -1.0, (double)(2 * n));
+}
+
+/* Where YARN's ramp begins and ends, as Hugging Face transformers place it; here both
+ * ends are clamped from both sides, there low only from below and high from above. */
+static void tfb__yarn_ramp(const tfb_rope_opts *o, tfb_idx n, double *low, double *high) {
+    const double last = (double)(2 * n - 1),
+                 find[2] = {tfb__yarn_find(o, n, o->fast), tfb__yarn_find(o, n, o->slow)};
+    *low = (double)(tfb_idx)find[0];
+    if (*low > find[0]) *low = *low - 1.0;
+    *high = (double)(tfb_idx)find[1];
+    if (*high < find[1]) *high = *high + 1.0;
+    *low = tfb__clamp_d(*low, 0.0, last);
+    *high = tfb__clamp_d(*high, 0.0, last);
+    if (*high <= *low) *high = *low + 0.001;
+}
+
+/* Frequency f with ramp, YARN's share of it that is divided. LLAMA3 asks how often it
+ * turns in the trained length: transformers' _compute_llama3_parameters. */
+static double tfb__rope_scaled(const tfb_rope_opts *o, double f, double ramp) {
+    const double slowed = f / o->factor;
+    double turns;
+    switch (o->scaling) {
+    case TFB_ROPE_PLAIN:
+    case TFB_ROPE_NTK: break; /* its base is another one */
+    case TFB_ROPE_LINEAR: return slowed;
+    case TFB_ROPE_YARN: return slowed * ramp + f * (1.0 - ramp);
+    case TFB_ROPE_LLAMA3:
+        turns = o->trained_length * (f < 0 ? -f : f) * 0.15915494309189535;
+        if (turns < o->slow) return slowed;
+        if (turns > o->fast) return f;
+        turns = (turns - o->slow) / (o->fast - o->slow);
+        return f * ((1.0 - turns) / o->factor + turns);
+    }
+    return f;
+}
+
+/* base^(-i / n), in compat as float32 code computes it. */
+static double tfb__rope_power(double log2_base, tfb_idx n, tfb_idx i, int compat) {
+    if (compat) {
+        const float exponent = (float)(2 * i) / (float)(2 * n);
+        return (double)(1.0f / (float)tfb__exp2_d((double)exponent * log2_base));
+    }
+    return tfb__exp2_d(-((double)i / (double)n) * log2_base);
+}
+
+/* Fills p->hi and p->lo, part by part. */
+static void tfb__rope_fill(const tfb_rope_opts *opts, tfb__rope_plan *p) {
+    const tfb_rope_opts o = tfb__rope_defaults(opts);
+    tfb_idx from = 0, i;
+    int axis;
+    for (axis = 0; axis < p->axes; from += p->pairs[axis++]) {
+        const tfb_idx n = p->pairs[axis];
+        double log2_base = tfb__log2_d(o.base), low = 0, high = 1, f;
+        if (o.scaling == TFB_ROPE_NTK && n > 1) /* dims / (dims - 2) */
+            log2_base += tfb__log2_d(o.factor) * (double)n / (double)(n - 1);
+        if (o.scaling == TFB_ROPE_YARN) tfb__yarn_ramp(&o, n, &low, &high);
+        for (i = from; i < from + n; i++) {
+            f = o.freqs ? (double)((const float *)o.freqs->data)[i * o.freqs->stride[0]]
+                        : tfb__rope_power(log2_base, n, i - from, p->compat);
+            f = tfb__rope_scaled(
+                &o, f, tfb__clamp_d(((double)(i - from) - low) / (high - low), 0.0, 1.0));
+            if (!p->compat) f = f * 0.15915494309189535;
+            p->hi[i] = (float)f;
+            p->lo[i] = p->compat ? 0.0f : (float)(f - (double)p->hi[i]);
         }
     }
 }
 
-static tfb_idx tfb__rope_position(const tfb__rope *r, tfb_idx b, tfb_idx t) {
-    return r->positions ? r->positions[b * r->pos_batch + t * r->pos_token]
-                        : r->start + t;
+/* --- Rope: checks. --- */
+static tfb_status tfb__rope_check_scaling(tfb_ctx *ctx, const char *fn,
+                                          const tfb_rope_opts *o) {
+    const int yarn = o->scaling == TFB_ROPE_YARN, ntk = o->scaling == TFB_ROPE_NTK;
+    TFB__REQUIRE((unsigned)o->scaling <= (unsigned)TFB_ROPE_LLAMA3, ctx, TFB_ERR_ARG,
+                 "%s: scaling is %d, which is none", fn, (tfb_idx)o->scaling);
+    TFB__REQUIRE(o->base > 1.0 && o->base < 1e12, ctx, TFB_ERR_ARG,
+                 "%s: base must be between 1 and 1e12", fn);
+    TFB__REQUIRE(o->factor >= 1.0 && o->factor < 1e12, ctx, TFB_ERR_ARG,
+                 "%s: factor must be at least 1 and below 1e12", fn);
+    TFB__REQUIRE(o->magnitude > 0 && o->magnitude <= (double)FLT_MAX, ctx, TFB_ERR_ARG,
+                 "%s: magnitude must be positive and finite", fn);
+    TFB__REQUIRE(!o->freqs || !(yarn || ntk), ctx, TFB_ERR_ARG,
+                 "%s: NTK and YARN scale a base, not freqs", fn);
+    if (!yarn && o->scaling != TFB_ROPE_LLAMA3) return TFB_OK;
+    TFB__REQUIRE(o->trained_length > 0 && o->trained_length < 1e12, ctx, TFB_ERR_ARG,
+                 "%s: trained_length must be between 0 and 1e12", fn);
+    TFB__REQUIRE(o->slow > 0 && o->fast > o->slow && o->fast < 1e12, ctx, TFB_ERR_ARG,
+                 "%s: needs 0 < slow < fast < 1e12", fn);
+    return TFB_OK;
 }
+
+/* How dims are shared out among the axes; the grid's extents. */
+static tfb_status tfb__rope_check_axes(tfb_ctx *ctx, const char *fn,
+                                       const tfb_rope_opts *o, tfb__rope_plan *p) {
+    const int equal = !o->axis_dims[0] && !o->axis_dims[1] && !o->axis_dims[2];
+    const int grid = o->grid[0] || o->grid[1] || o->grid[2];
+    tfb_idx left = 2 * p->half, i;
+    TFB__REQUIRE(o->axes >= 0 && o->axes <= 3, ctx, TFB_ERR_ARG,
+                 "%s: axes is %d, must be 0 to 3", fn, (tfb_idx)o->axes);
+    p->axes = o->axes ? o->axes : 1;
+    TFB__REQUIRE(!equal || p->half % p->axes == 0, ctx, TFB_ERR_ARG,
+                 "%s: %d dims have no %d equal even parts", fn, 2 * p->half,
+                 (tfb_idx)p->axes);
+    for (i = 0; i < 3; i++) {
+        const tfb_idx dims =
+            equal && i < p->axes ? 2 * p->half / p->axes : (tfb_idx)o->axis_dims[i];
+        TFB__REQUIRE(dims >= 0 && dims % 2 == 0, ctx, TFB_ERR_ARG,
+                     "%s: axis_dims[%d] is %d, must be even", fn, i, dims);
+        TFB__REQUIRE(i < p->axes || (!dims && !o->grid[i]), ctx, TFB_ERR_ARG,
+                     "%s: axis_dims[%d] or grid[%d] is set, axes is %d", fn, i, i,
+                     (tfb_idx)p->axes);
+        TFB__REQUIRE(
+            !grid || i >= p->axes || (o->grid[i] > 0 && o->grid[i] <= (tfb_idx)1 << 24),
+            ctx, TFB_ERR_ARG, "%s: grid[%d] is %d, must be 1 to 2^24", fn, i, o->grid[i]);
+        TFB__REQUIRE(dims <= left && (i < 2 || dims == left), ctx, TFB_ERR_ARG,
+                     "%s: axis_dims do not add up to %d", fn, 2 * p->half);
+        p->pairs[i] = dims / 2;
+        p->grid[i] = o->grid[i];
+        left -= dims;
+    }
+    return TFB_OK;
+}
+
+/* The kernel drops whole turns by adding 1.5 * 2^23, which is right for 2^22 of them: a
+ * quarter of a turn at every position below 2^24. */
+static tfb_status tfb__rope_check_freqs(tfb_ctx *ctx, const char *fn,
+                                        const tfb_tensor *freqs, tfb_idx half,
+                                        int compat) {
+    const float most = compat ? FLT_MAX : 1.57079632f;
+    tfb_idx i;
+    TFB__TRY(tfb__check(ctx, fn, "freqs", freqs, TFB__MASK(TFB_F32), 1, 1));
+    TFB__TRY(tfb__check_extent(ctx, fn, "freqs", freqs, 0, half));
+    for (i = 0; !ctx->measuring && i < half; i++) {
+        const float f = ((const float *)freqs->data)[i * freqs->stride[0]];
+        TFB__REQUIRE(f >= -most && f <= most, ctx, TFB_ERR_RANGE,
+                     compat ? "%s: freqs[%d] is not finite"
+                            : "%s: freqs[%d] is past pi / 2, which only compat takes",
+                     fn, i);
+    }
+    return TFB_OK;
+}
+
+/* Everything that does not depend on positions; fills p but for hi and lo. */
+static tfb_status tfb__rope_check(tfb_ctx *ctx, const char *fn, const tfb_rope_opts *opts,
+                                  tfb_idx D, tfb__rope_plan *p) {
+    const tfb_rope_opts o = tfb__rope_defaults(opts);
+    memset((void *)p, 0, sizeof *p);
+    TFB__REQUIRE(o.dims >= 0 && o.dims <= D && o.dims % 2 == 0, ctx, TFB_ERR_ARG,
+                 "%s: dims is %d, must be even and at most %d", fn, (tfb_idx)o.dims, D);
+    TFB__REQUIRE(o.dims || D % 2 == 0, ctx, TFB_ERR_SHAPE,
+                 "%s: rows are %d long, must be even or have dims", fn, D);
+    p->half = (o.dims ? (tfb_idx)o.dims : D) / 2;
+    TFB__TRY(tfb__rope_check_scaling(ctx, fn, &o));
+    TFB__TRY(tfb__rope_check_axes(ctx, fn, &o, p));
+    if (o.freqs) TFB__TRY(tfb__rope_check_freqs(ctx, fn, o.freqs, p->half, o.compat));
+    p->start = o.start;
+    p->interleaved = o.interleaved;
+    p->inverse = o.inverse;
+    p->compat = o.compat;
+    p->magnitude = (float)o.magnitude;
+    p->isa = ctx->isa;
+    return TFB_OK;
+}
+
+/* Without positions: may so many tokens follow start? */
+static tfb_status tfb__rope_check_tokens(tfb_ctx *ctx, const char *fn,
+                                         const tfb__rope_plan *p, tfb_idx tokens) {
+    const tfb_idx limit = (tfb_idx)1 << 24;
+    size_t all = 1;
+    int i;
+    if (!p->grid[0]) {
+        TFB__REQUIRE(p->axes == 1, ctx, TFB_ERR_ARG,
+                     "%s: %d axes need positions or a grid", fn, (tfb_idx)p->axes);
+        TFB__REQUIRE(p->start > -limit && p->start < limit && tokens <= limit - p->start,
+                     ctx, TFB_ERR_RANGE, "%s: positions %d and %d more pass 2^24", fn,
+                     p->start, tokens);
+        return TFB_OK;
+    }
+    for (i = 0; i < p->axes; i++) all = tfb__size_mul(all, (size_t)p->grid[i]);
+    TFB__REQUIRE(p->start >= 0 && (size_t)p->start <= all &&
+                     (size_t)tokens <= all - (size_t)p->start,
+                 ctx, TFB_ERR_RANGE, "%s: tokens %d and %d more pass the grid", fn,
+                 p->start, tokens);
+    return TFB_OK;
+}
+
+/* I32 [tokens] or [batch, tokens], with several axes [.., axes] of either; every one must
+ * be exact in float32. */
+static tfb_status tfb__rope_check_positions(tfb_ctx *ctx, const char *fn,
+                                            const char *name, const tfb_tensor *positions,
+                                            tfb_idx batch, tfb_idx tokens, int axes) {
+    const tfb_idx limit = (tfb_idx)1 << 24;
+    const int tail = axes > 1;
+    tfb_idx i;
+    TFB__TRY(
+        tfb__check(ctx, fn, name, positions, TFB__MASK(TFB_I32), 1 + tail, 2 + tail));
+    if (tail)
+        TFB__TRY(tfb__check_extent(ctx, fn, name, positions, positions->ndim - 1, axes));
+    TFB__TRY(
+        tfb__check_extent(ctx, fn, name, positions, positions->ndim - 1 - tail, tokens));
+    if (positions->ndim == 2 + tail)
+        TFB__TRY(tfb__check_extent(ctx, fn, name, positions, 0, batch));
+    for (i = 0; !ctx->measuring && i < tfb_numel(positions); i++) {
+        const tfb_idx at =
+            ((const int32_t *)
+                 positions->data)[tfb__offset(positions, positions->ndim, i)];
+        TFB__REQUIRE(at > -limit && at < limit, ctx, TFB_ERR_RANGE,
+                     "%s: %s has a %d, past 2^24", fn, name, at);
+    }
+    return TFB_OK;
+}
+
+/* --- Rope: the work. --- */
+/* The coordinates of a token counted from the plan's start. */
+static void tfb__rope_grid(const tfb__rope_plan *p, tfb_idx token, tfb_idx *at) {
+    int i;
+    at[0] = token = p->start + token;
+    for (i = p->axes - 1; i > 0; token /= p->grid[i--]) at[i] = token % p->grid[i];
+    at[0] = token;
+}
+
+/* The coordinates of token t of sequence b: from positions, which may be NULL. */
+static void tfb__rope_place(const tfb__rope_plan *p, const tfb_tensor *positions,
+                            tfb_idx b, tfb_idx t, tfb_idx *at) {
+    const tfb_idx *stride = positions ? positions->stride : NULL;
+    const int32_t *from = positions ? (const int32_t *)positions->data : NULL;
+    int i;
+    if (!positions) {
+        tfb__rope_grid(p, t, at);
+        return;
+    }
+    if (positions->ndim == (p->axes > 1 ? 3 : 2)) from += b * *stride++;
+    from += t * stride[0];
+    for (i = 0; i < p->axes; i++) at[i] = p->axes > 1 ? from[i * stride[1]] : from[0];
+}
+
+static void tfb__rope_angles(const tfb__rope_plan *p, const tfb_idx *at, float *cosine,
+                             float *sine) {
+    const float m = p->magnitude;
+    tfb_idx from = 0, i;
+    int axis;
+    for (axis = 0; axis < p->axes; from += p->pairs[axis++]) {
+        const float pos = (float)at[axis];
+        const tfb_idx n = p->pairs[axis];
+        if (!p->compat)
+            p->isa->turns(n, pos, p->hi + from, p->lo + from, cosine + from, sine + from);
+        for (i = from; p->compat && i < from + n; i++) cosine[i] = pos * p->hi[i];
+    }
+    if (p->compat) {
+        p->isa->map(TFB_FN_SIN, p->half, cosine, sine);
+        p->isa->map(TFB_FN_COS, p->half, cosine, cosine);
+    }
+    for (i = 0; p->inverse && i < p->half; i++) sine[i] = -sine[i];
+    for (i = 0; (m < 1.0f || m > 1.0f) && i < p->half; i++) {
+        cosine[i] = cosine[i] * m;
+        sine[i] = sine[i] * m;
+    }
+}
+
+static void tfb__rope_row(const tfb__rope_plan *p, tfb_idx D, const float *x, tfb_idx xs,
+                          float *y, tfb_idx ys, const float *cosine, const float *sine) {
+    tfb_idx from = 0, d;
+    int axis;
+    for (axis = 0; axis < p->axes; from += p->pairs[axis++]) {
+        const tfb_idx n = p->pairs[axis], pair = p->interleaved ? 2 : 1;
+        const tfb_idx other = p->interleaved ? 1 : n;
+        const float *x0 = x + 2 * from * xs;
+        float *y0 = y + 2 * from * ys;
+        if (n) /* or the next part would begin past the row */
+            p->isa->rotate(n, x0, x0 + other * xs, pair * xs, y0, y0 + other * ys,
+                           pair * ys, cosine + from, sine + from);
+    }
+    for (d = 2 * p->half; d < D; d++) y[d * ys] = x[d * xs];
+}
+
+typedef struct tfb__rope {
+    tfb_tensor x, y;
+    const tfb_tensor *positions;
+    tfb__rope_plan plan;
+    tfb_idx per_task;
+    float *scratch; /* 2 half a worker */
+} tfb__rope;
 
 static void tfb__rope_task(void *arg, tfb_idx task, int worker) {
     const tfb__rope *r = (const tfb__rope *)arg;
-    const tfb_idx n = r->half, T = r->x.shape[2], D = r->x.shape[3];
-    const tfb_idx xs = r->x.stride[3], ys = r->y.stride[3];
-    const tfb_idx pair = r->interleaved ? 2 : 1, other = r->interleaved ? 1 : n;
+    const tfb_idx n = r->plan.half, T = r->x.shape[2], D = r->x.shape[3];
     const tfb_idx end = TFB__MIN((task + 1) * r->per_task, r->x.shape[0] * T);
     float *cosine = r->scratch + (size_t)worker * 2 * (size_t)n, *sine = cosine + n;
-    tfb_idx i, h, d;
+    tfb_idx i, h, at[3];
     for (i = task * r->per_task; i < end; i++) {
         const tfb_idx b = i / T, t = i % T;
-        const float pos = (float)tfb__rope_position(r, b, t);
-        if (r->compat) {
-            for (d = 0; d < n; d++) cosine[d] = pos * r->hi[d];
-            r->isa->map(TFB_FN_SIN, n, cosine, sine);
-            r->isa->map(TFB_FN_COS, n, cosine, cosine);
-        } else {
-            r->isa->turns(n, pos, r->hi, r->lo, cosine, sine);
-        }
-        for (d = 0; r->inverse && d < n; d++) sine[d] = -sine[d];
+        tfb__rope_place(&r->plan, r->positions, b, t, at);
+        tfb__rope_angles(&r->plan, at, cosine, sine);
         for (h = 0; h < r->x.shape[1]; h++) {
             const float *x = (float *)tfb__at(&r->x, 1, b, h, 0) + t * r->x.stride[2];
             float *y = (float *)tfb__at(&r->y, 1, b, h, 0) + t * r->y.stride[2];
-            r->isa->rotate(n, x, x + other * xs, pair * xs, y, y + other * ys, pair * ys,
-                           cosine, sine);
-            for (d = 2 * n; d < D; d++) y[d * ys] = x[d * xs];
+            tfb__rope_row(&r->plan, D, x, r->x.stride[3], y, r->y.stride[3], cosine,
+                          sine);
         }
     }
-}
-
-/* Every position must be exact in float32. */
-static tfb_status tfb__rope_positions(tfb_ctx *ctx, const tfb_tensor *x,
-                                      const tfb_rope_opts *o, tfb__rope *r) {
-    const char *fn = "tfb_rope";
-    const tfb_tensor *p = o->positions;
-    const tfb_idx limit = (tfb_idx)1 << 24, T = x->shape[2];
-    tfb_idx b, t;
-    r->start = o->start;
-    if (!p) {
-        TFB__REQUIRE(o->start > -limit && o->start < limit && T <= limit - o->start, ctx,
-                     TFB_ERR_RANGE, "%s: positions %d and %d more pass 2^24", fn,
-                     o->start, T);
-        return TFB_OK;
-    }
-    TFB__TRY(tfb__check(ctx, fn, "positions", p, TFB__MASK(TFB_I32), 1, 2));
-    TFB__TRY(tfb__check_extent(ctx, fn, "positions", p, p->ndim - 1, T));
-    if (p->ndim == 2)
-        TFB__TRY(tfb__check_extent(ctx, fn, "positions", p, 0, x->shape[0]));
-    r->positions = (const int32_t *)p->data;
-    r->pos_token = p->stride[p->ndim - 1];
-    r->pos_batch = p->ndim == 2 ? p->stride[0] : 0;
-    for (b = 0; !ctx->measuring && b < (p->ndim == 2 ? x->shape[0] : 1); b++)
-        for (t = 0; t < T; t++) {
-            const tfb_idx pos = tfb__rope_position(r, b, t);
-            TFB__REQUIRE(pos > -limit && pos < limit, ctx, TFB_ERR_RANGE,
-                         "%s: the position of token %d is %d, past 2^24", fn, t, pos);
-        }
-    return TFB_OK;
 }
 
 TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
@@ -4983,227 +5764,1057 @@ TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_op
     TFB__TRY(tfb__check(ctx, fn, "x", x, TFB__MASK(TFB_F32), 4, 4));
     TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
     TFB__TRY(tfb__check_like(ctx, fn, "y", y, x, 4));
-    TFB__REQUIRE(o.dims >= 0 && o.dims <= x->shape[3] && o.dims % 2 == 0, ctx,
-                 TFB_ERR_ARG, "%s: dims is %d, must be even and at most %d", fn,
-                 (tfb_idx)o.dims, x->shape[3]);
-    r.half = (o.dims ? (tfb_idx)o.dims : x->shape[3]) / 2;
-    TFB__REQUIRE(o.dims || x->shape[3] % 2 == 0, ctx, TFB_ERR_SHAPE,
-                 "%s: x.shape[3] is %d, must be even", fn, x->shape[3]);
-    if (o.base >= 0 && o.base <= 0) o.base = 10000.0;
-    TFB__REQUIRE(o.base > 1.0 && o.base < 1e12, ctx, TFB_ERR_ARG,
-                 "%s: base must be between 1 and 1e12", fn);
-    TFB__TRY(tfb__rope_positions(ctx, x, &o, &r));
+    TFB__TRY(tfb__rope_check(ctx, fn, &o, x->shape[3], &r.plan));
+    if (o.positions)
+        TFB__TRY(tfb__rope_check_positions(ctx, fn, "positions", o.positions, x->shape[0],
+                                           x->shape[2], r.plan.axes));
+    else TFB__TRY(tfb__rope_check_tokens(ctx, fn, &r.plan, x->shape[2]));
     TFB__TRY(tfb__check_out(ctx, fn, "y", y));
     TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 1));
     TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "positions", o.positions, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "freqs", o.freqs, 0));
     r.x = *x;
     r.y = *y;
-    r.interleaved = o.interleaved;
-    r.inverse = o.inverse;
-    r.compat = o.compat;
-    r.isa = ctx->isa;
+    r.positions = o.positions;
     r.per_task = 16;
     items = tfb_numel(y) ? x->shape[0] * x->shape[2] : 0;
     mark = tfb__scratch_begin(ctx);
-    r.hi = (float *)tfb__take(ctx, r.half, 4);
-    r.lo = (float *)tfb__take(ctx, r.half, 4);
+    r.plan.hi = (float *)tfb__take(ctx, r.plan.half, 4);
+    r.plan.lo = (float *)tfb__take(ctx, r.plan.half, 4);
     r.scratch =
-        (float *)tfb__take(ctx, tfb__workers(ctx), tfb__size_mul((size_t)r.half, 8));
+        (float *)tfb__take(ctx, tfb__workers(ctx), tfb__size_mul((size_t)r.plan.half, 8));
     status = tfb__scratch_ready(ctx, fn);
     if (status == TFB_OK && !ctx->measuring && tfb_numel(y)) {
-        tfb__rope_frequencies(r.half, o.base, o.compat, r.hi, r.lo);
+        tfb__rope_fill(&o, &r.plan);
         tfb__parallel(ctx, (items + r.per_task - 1) / r.per_task, tfb__rope_task, &r);
     }
     return tfb__scratch_end(ctx, mark, status);
 }
 
-/* One contiguous row of D values at a position; frequencies as above. */
-TFB__UNUSED static void tfb__rope_ref(tfb_idx D, const float *x, tfb_idx position,
+/* Turns a position, as hi + lo, of the pairs of one axis without scaling. */
+TFB__UNUSED static void tfb__rope_frequencies(tfb_idx half, double base, int compat,
+                                              float *hi, float *lo) {
+    tfb_rope_opts o;
+    tfb__rope_plan p;
+    memset((void *)&o, 0, sizeof o);
+    memset((void *)&p, 0, sizeof p);
+    o.base = base;
+    p.axes = 1;
+    p.pairs[0] = half;
+    p.compat = compat;
+    p.hi = hi;
+    p.lo = lo;
+    tfb__rope_fill(&o, &p);
+}
+
+/* One contiguous row of D values at one coordinate an axis; hi, lo as in the plan. */
+TFB__UNUSED static void tfb__rope_ref(tfb_idx D, const float *x, const tfb_idx *at,
                                       const tfb_rope_opts *o, const float *hi,
                                       const float *lo, float *y) {
-    const tfb_idx half = (o->dims ? (tfb_idx)o->dims : D) / 2;
-    const float pos = (float)position;
-    tfb_idx i;
+    const tfb_idx all = o->dims ? (tfb_idx)o->dims : D;
+    const int axes = o->axes ? o->axes : 1;
+    const int equal = !o->axis_dims[0] && !o->axis_dims[1] && !o->axis_dims[2];
+    const float m = (float)tfb__rope_defaults(o).magnitude;
+    tfb_idx from = 0, i;
+    int axis;
     for (i = 0; i < D; i++) y[i] = x[i];
-    for (i = 0; i < half; i++) {
-        const tfb_idx i0 = o->interleaved ? 2 * i : i,
-                      i1 = o->interleaved ? i0 + 1 : i + half;
-        const float a = x[i0], b = x[i1];
-        float c, s;
-        if (o->compat) {
-            c = tfb__cos_scalar(pos * hi[i]);
-            s = tfb__sin_scalar(pos * hi[i]);
-            if (pos * hi[i] > 131072.0f || pos * hi[i] < -131072.0f)
-                tfb__trig_large(pos * hi[i], &s, &c);
-        } else {
-            float t = pos * hi[i], e = TFB__FMA(pos, hi[i], 0.0f - t);
-            t = (t - ((t + 12582912.0f) - 12582912.0f)) + TFB__FMA(pos, lo[i], e);
-            tfb__sincos_turns_scalar(t, &s, &c);
+    for (axis = 0; axis < axes; axis++) {
+        const tfb_idx dims = equal ? all / axes : (tfb_idx)o->axis_dims[axis];
+        for (i = 0; i < dims / 2; i++) {
+            const tfb_idx i0 = from + (o->interleaved ? 2 * i : i);
+            const tfb_idx i1 = o->interleaved ? i0 + 1 : i0 + dims / 2;
+            const float a = x[i0], b = x[i1], pos = (float)at[axis];
+            const float f = hi[from / 2 + i], t = pos * f;
+            float c, s, e = TFB__FMA(pos, f, 0.0f - t);
+            if (o->compat) {
+                c = tfb__cos_scalar(t);
+                s = tfb__sin_scalar(t);
+                if (t > 131072.0f || t < -131072.0f) tfb__trig_large(t, &s, &c);
+            } else {
+                e = TFB__FMA(pos, lo[from / 2 + i], e);
+                e = (t - ((t + 12582912.0f) - 12582912.0f)) + e;
+                tfb__sincos_turns_scalar(e, &s, &c);
+            }
+            if (o->inverse) s = -s;
+            if (m < 1.0f || m > 1.0f) c = c * m, s = s * m;
+            y[i0] = TFB__FMA(a, c, b * -s);
+            y[i1] = TFB__FMA(b, c, a * s);
         }
-        if (o->inverse) s = -s;
-        y[i0] = TFB__FMA(a, c, b * -s);
-        y[i1] = TFB__FMA(b, c, a * s);
+        from += dims;
     }
 }
 
 /* ===== [15] ATTENTION =============================================================== */
+/* What a call asks for is checked and resolved here, and so is which row sees which key;
+ * section 10 computes. */
 
-/* An empty tensor may have data NULL, from which kernels may not take offsets. */
-static float *tfb__attention_data(const tfb_tensor *t, tfb_idx *stride) {
-    memcpy(stride, t->stride, 4 * sizeof *stride);
-    if (tfb_numel(t)) return (float *)t->data;
-    memset((void *)stride, 0, 4 * sizeof *stride);
-    return (float *)(uintptr_t)tfb__iota; /* nothing is read or written there */
+/* --- Blocks of rows, runs of keys, who sees what. --- */
+static tfb_idx tfb__i32_at(const tfb_tensor *t, tfb_idx i) {
+    return ((const int32_t *)t->data)[i * t->stride[0]];
 }
 
-/* Checks of the options that do not depend on another tensor than q and k. */
-static tfb_status tfb__attention_options(tfb_ctx *ctx, const tfb_attention_opts *o,
-                                         tfb__attn *a) {
-    const char *fn = "tfb_attention";
-    const tfb_idx far = PTRDIFF_MAX / 4;
-    tfb_idx rows;
-    TFB__REQUIRE((int)o->causal >= 0 && o->causal <= TFB_CAUSAL_OFFSET, ctx, TFB_ERR_ARG,
-                 "%s: causal is %d", fn, (tfb_idx)o->causal);
-    TFB__REQUIRE(o->window >= 0 && (o->causal || !o->window), ctx, TFB_ERR_ARG,
-                 "%s: window is %d, must be >= 0 and goes with causal", fn, o->window);
-    TFB__REQUIRE(o->chunk_size >= 0, ctx, TFB_ERR_ARG, "%s: chunk_size is %d", fn,
-                 o->chunk_size);
-    TFB__REQUIRE(o->key_pos0 >= 0 && o->key_pos0 < far && o->offset > -far &&
-                     o->offset < far,
-                 ctx, TFB_ERR_RANGE, "%s: offset %d or key_pos0 %d is out of range", fn,
-                 o->offset, o->key_pos0);
-    a->causal = o->causal != TFB_CAUSAL_NONE;
-    a->offset = o->causal == TFB_CAUSAL_OFFSET ? o->offset : a->S - a->T;
-    a->window = TFB__MIN(o->window, far);
-    a->key_pos0 = o->key_pos0;
-    a->scale = o->scale;
-    if (!o->scale_set) a->scale = 1.0f / TFB__SQRT((float)TFB__MAX(1, a->D));
-    rows = TFB__MIN(TFB__ROWS, (tfb_idx)tfb__size_mul((size_t)a->T, (size_t)a->group));
-    if (o->chunk_size && o->chunk_size < rows)
-        rows = TFB__MIN(rows, o->chunk_size * a->group);
-    a->block_rows = TFB__MAX(1, rows);
+static tfb__attn_seq tfb__attn_sequence(const tfb__attn *a, tfb_idx s) {
+    const tfb_attention_opts *o = &a->o;
+    const tfb_tensor *cu_k = o->cu_k ? o->cu_k : o->cu_q;
+    tfb__attn_seq u;
+    tfb_idx offset;
+    u.batch = o->cu_q ? 0 : s;
+    u.q0 = o->cu_q ? tfb__i32_at(o->cu_q, s) : 0;
+    u.T = o->cu_q ? tfb__i32_at(o->cu_q, s + 1) - u.q0 : a->T;
+    u.lo = cu_k ? tfb__i32_at(cu_k, s) : o->kv_start ? tfb__i32_at(o->kv_start, s) : 0;
+    u.hi = cu_k ? tfb__i32_at(cu_k, s + 1) : o->kv_len ? tfb__i32_at(o->kv_len, s) : a->S;
+    u.shift = (o->key_pos0s ? tfb__i32_at(o->key_pos0s, s) : o->key_pos0) - u.lo;
+    offset = u.hi - (cu_k ? u.lo : 0) - u.T;
+    if (a->offset_given) offset = o->offset;
+    if (o->offsets) offset = tfb__i32_at(o->offsets, s);
+    u.stand = offset - u.q0 + u.shift + (cu_k ? u.lo : 0);
+    return u;
+}
+
+/* Which numbers a row sees; none for a row of another sequence. */
+static void tfb__attn_limits(const tfb__attn *a, tfb__attn_state *w, tfb_idx r) {
+    const tfb_attention_opts *o = &a->o;
+    const tfb_idx t = (w->row0 + r) / a->group, at0 = w->seq.stand;
+    tfb_idx i = a->rows ? tfb__i32_at(a->rows, t) : w->seq.q0 + t, at = i + at0, upper;
+    if (i < w->seq.q0 || i >= w->seq.q0 + w->seq.T) i = -1;
+    upper = o->causal != TFB_CAUSAL_NONE ? TFB__MIN(w->end, at + 1) : w->end;
+    w->token[r] = i;
+    w->out[r] = a->rows ? t : i;
+    w->at[r] = at;
+    w->lo[r] = w->begin;
+    w->hi[r] = upper;
+    w->pin[r] = 0;
+    if (o->window) w->lo[r] = TFB__MAX(w->begin, at + 1 - o->window);
+    if (o->two_sided) {
+        w->lo[r] = TFB__MAX(w->begin, at - o->left);
+        w->hi[r] = TFB__MIN(upper, at + 1 + o->right);
+    }
+    if (o->window || o->two_sided) w->pin[r] = TFB__MIN(o->window_pinned, upper);
+    if (i < 0) w->hi[r] = w->pin[r] = 0;
+    w->hi[r] = TFB__MAX(w->hi[r], w->lo[r]);
+    w->pin[r] = TFB__MAX(w->pin[r], w->begin);
+}
+
+/* Lays out what one worker holds and returns its bytes; memory NULL only asks. */
+static size_t tfb__attn_carve(const tfb__attn *a, char *memory, tfb__attn_state *w) {
+    const tfb_idx R = (a->room + 15) / 16 * 16;
+    size_t used = tfb__round64(
+        tfb__size_add(tfb__size_mul(a->part_bytes, 2), 2 * sizeof(tfb__attn_item)));
+    memset((void *)w, 0, sizeof *w);
+    w->width = (a->Dv + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+#define TFB__CARVE(field, type, count, each)                                             \
+    w->field = (type *)(void *)(memory ? memory + used : NULL);                          \
+    used = tfb__size_add(                                                                \
+        used, tfb__round64(tfb__size_mul(tfb__size_mul((size_t)(count), (size_t)(each)), \
+                                         sizeof(type))));
+    TFB__CARVE(see, uint64_t, R, 1)
+    TFB__CARVE(lo, tfb_idx, R, 1)
+    TFB__CARVE(hi, tfb_idx, R, 1)
+    TFB__CARVE(pin, tfb_idx, R, 1)
+    TFB__CARVE(token, tfb_idx, R, 1)
+    TFB__CARVE(out, tfb_idx, R, 1)
+    TFB__CARVE(at, tfb_idx, R, 1)
+    TFB__CARVE(carry, float, R, 1)
+    TFB__CARVE(lanes, float, R, TFB__LANES)
+    TFB__CARVE(s, float, R, TFB__KT)
+    TFB__CARVE(keys, float, TFB__KT, a->D)
+    TFB__CARVE(values, float, TFB__KT, w->width)
+    TFB__CARVE(q, float, a->room, a->D)
+    if (a->o.qk) {
+        TFB__CARVE(trig, float, a->qk.rope.half, 2)
+    }
+    if (a->o.qk && a->qk.keys) {
+        TFB__CARVE(ready, float, TFB__KT, a->D)
+    }
+#undef TFB__CARVE
+    return used;
+}
+
+static size_t tfb__attn_part_bytes(const tfb__attn *a) {
+    const size_t R = (size_t)((a->room + 15) / 16 * 16);
+    const size_t width = (size_t)((a->Dv + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL);
+    return tfb__size_mul(tfb__size_mul(R, tfb__size_add(width, 2)), sizeof(float));
+}
+
+/* Part i and item i: every worker's block begins with two of each. */
+static tfb__attn_part tfb__attn_part_of(const tfb__attn *a, tfb_idx i) {
+    const tfb_idx R = (a->room + 15) / 16 * 16;
+    char *block = a->scratch + a->worker_bytes * (size_t)(i / 2);
+    tfb__attn_part part;
+    part.m = (float *)(void *)(block + a->part_bytes * (size_t)(i % 2));
+    part.l = part.m + R;
+    part.acc = part.l + R;
+    return part;
+}
+
+static tfb__attn_item *tfb__attn_item_of(const tfb__attn *a, tfb_idx i) {
+    char *block = a->scratch + a->worker_bytes * (size_t)(i / 2);
+    return (tfb__attn_item *)(void *)(block + 2 * a->part_bytes) + i % 2;
+}
+
+/* A task: the queries row0 .. of a kv head of a sequence. Late blocks see more keys if
+ * causal, so they begin first. */
+static void tfb__attn_begin(const tfb__attn *a, tfb_idx task, int worker,
+                            tfb__attn_state *w) {
+    const tfb_idx heads = task / a->blocks, block = a->blocks - 1 - task % a->blocks;
+    const tfb_idx pinned = a->o.key_pinned;
+    tfb_idx r, lo_min = PTRDIFF_MAX, hi_max = 0;
+    tfb__attn_carve(a, a->scratch + a->worker_bytes * (size_t)worker, w);
+    w->sum = tfb__attn_part_of(a, 2 * (tfb_idx)worker);
+    w->all = tfb__attn_part_of(a, 2 * (tfb_idx)worker + 1);
+    w->seq = tfb__attn_sequence(a, heads / a->G);
+    w->head = heads % a->G;
+    w->row0 = block * a->block_rows;
+    w->rows = (a->rows ? a->rows->shape[0] : w->seq.T) * a->group - w->row0;
+    w->rows = TFB__MAX(0, TFB__MIN(w->rows, a->block_rows));
+    w->begin = pinned ? 0 : w->seq.lo + w->seq.shift;
+    w->end = w->seq.hi > pinned ? w->seq.hi + w->seq.shift : w->seq.hi;
+    if (pinned && w->seq.hi > pinned) {
+        w->gap0 = pinned;
+        w->gap1 = pinned + w->seq.shift;
+    }
+    w->hi_min = PTRDIFF_MAX;
+    for (r = 0; r < w->rows; r++) {
+        tfb__attn_limits(a, w, r);
+        if (w->lo[r] < w->hi[r]) lo_min = TFB__MIN(lo_min, w->lo[r]);
+        hi_max = TFB__MAX(hi_max, w->lo[r] < w->hi[r] ? w->hi[r] : 0);
+        w->pin_max = TFB__MAX(w->pin_max, w->pin[r]);
+        w->lo_max = TFB__MAX(w->lo_max, w->lo[r]);
+        w->hi_min = TFB__MIN(w->hi_min, w->hi[r]);
+    }
+    w->last = TFB__MIN(w->end, TFB__MAX(hi_max, w->pin_max));
+    w->lo_min = TFB__MIN(lo_min, TFB__MAX(w->last, w->begin));
+    w->first = tfb__attn_next(w, w->begin);
+}
+
+/* The first number from n on that some row may see: what no window reaches is skipped,
+ * and so is what does not exist. */
+static tfb_idx tfb__attn_next(const tfb__attn_state *w, tfb_idx n) {
+    if (n >= w->pin_max) n = TFB__MAX(n, w->lo_min);
+    if (n >= w->gap0 && n < w->gap1) n = w->gap1;
+    if (n >= w->pin_max) n = TFB__MAX(n, w->lo_min);
+    return n;
+}
+
+/* The keys from number n on, up to a gap, a page's end or `end`; none: len is 0. */
+static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state *w,
+                                      tfb_idx n, tfb_idx end) {
+    const tfb_idx *ks = a->k.stride, *vs = a->v.stride;
+    tfb_idx batch = w->seq.batch, row;
+    tfb__attn_run run;
+    memset((void *)&run, 0, sizeof run);
+    if (n < w->gap0) end = TFB__MIN(end, w->gap0);
+    else n = TFB__MAX(n, w->gap1);
+    if (n >= end) return run;
+    run.n = n;
+    run.row = row = n < a->o.key_pinned ? n : n - w->seq.shift;
+    run.len = end - n;
+    if (a->o.pages) {
+        const tfb_tensor *p = a->o.pages;
+        row += a->o.page_skip;
+        batch = ((const int32_t *)
+                     p->data)[batch * p->stride[0] + row / a->page * p->stride[1]];
+        row %= a->page;
+        run.len = TFB__MIN(run.len, a->page - row);
+    }
+    run.k = (char *)a->k.data + (batch * ks[0] + w->head * ks[1] + row * ks[2]) *
+                                    (tfb_idx)tfb_dtype_size(a->k.dtype);
+    run.v = (char *)a->v.data + (batch * vs[0] + w->head * vs[1] + row * vs[2]) *
+                                    (tfb_idx)tfb_dtype_size(a->v.dtype);
+    return run;
+}
+
+/* Bits lo .. hi - 1 of those of a tile. */
+static uint64_t tfb__bits_between(tfb_idx lo, tfb_idx hi) {
+    lo = TFB__MAX(lo, 0);
+    hi = TFB__MIN(hi, TFB__KT);
+    return lo < hi ? TFB__ALL_SEEN >> (TFB__KT - (hi - lo)) << lo : 0;
+}
+
+/* The query head of a row. */
+static tfb_idx tfb__attn_head(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r) {
+    return w->head * a->group + (w->row0 + r) % a->group;
+}
+
+/* Where a row of a mask or bias begins. */
+static tfb_idx tfb__attn_mask_row(const tfb__attn *a, const tfb__attn_state *w,
+                                  const tfb_tensor *t, tfb_idx r) {
+    return w->seq.batch * t->stride[0] + tfb__attn_head(a, w, r) * t->stride[1] +
+           w->token[r] * t->stride[2];
+}
+
+static void tfb__attn_bias(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
+                           tfb_idx n, tfb_idx end, float *bias) {
+    const tfb_idx st = a->bias.stride[3];
+    const float *from =
+        (const float *)a->bias.data + tfb__attn_mask_row(a, w, &a->bias, r);
+    tfb__attn_run run = tfb__attn_run_of(a, w, n, end);
+    tfb_idx i;
+    for (; run.len > 0; run = tfb__attn_run_of(a, w, run.n + run.len, end))
+        for (i = 0; i < run.len; i++)
+            bias[(run.n + i) % TFB__KT] = from[(run.row + i) * st];
+}
+
+/* The keys of a tile that mask and bias let a row see. */
+static uint64_t tfb__attn_unmasked(const tfb__attn *a, const tfb__attn_state *w,
+                                   tfb_idx r, tfb_idx n, tfb_idx end) {
+    const uint8_t *mask = (const uint8_t *)a->mask.data;
+    const float *bias = (const float *)a->bias.data;
+    tfb__attn_run run = tfb__attn_run_of(a, w, n, end);
+    uint64_t see = 0;
+    tfb_idx i;
+    if (mask) mask += tfb__attn_mask_row(a, w, &a->mask, r);
+    if (bias) bias += tfb__attn_mask_row(a, w, &a->bias, r);
+    for (; run.len > 0; run = tfb__attn_run_of(a, w, run.n + run.len, end))
+        for (i = 0; i < run.len; i++) {
+            const tfb_idx j = run.row + i;
+            const int hidden =
+                (mask && !mask[j * a->mask.stride[3]]) ||
+                (bias && tfb__bits_of(bias[j * a->bias.stride[3]]) == 0xFF800000u);
+            see |= (uint64_t)!hidden << (run.n + i) % TFB__KT;
+        }
+    return see;
+}
+
+/* Sets w->see for keys n .. end - 1 of a tile and returns what some row sees; mixed is 0
+ * if every row sees all of them. */
+static uint64_t tfb__attn_see(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
+                              tfb_idx end, int *mixed) {
+    const tfb_idx tile = n / TFB__KT * TFB__KT;
+    const uint64_t range = tfb__bits_between(n - tile, end - tile);
+    const uint64_t exist = range & ~tfb__bits_between(w->gap0 - tile, w->gap1 - tile);
+    uint64_t any = 0, all = TFB__ALL_SEEN, unmasked = TFB__ALL_SEEN;
+    tfb_idx r, mask0 = 0, bias0 = 0;
+    int known = 0;
+    if (exist == range && n >= w->lo_max && end <= w->hi_min && !a->mask.data &&
+        !a->bias.data) { /* the usual tile */
+        for (r = 0; r < w->rows; r++) w->see[r] = range;
+        *mixed = 0;
+        return range;
+    }
+    for (r = 0; r < w->rows; r++) {
+        uint64_t see = tfb__bits_between(w->lo[r] - tile, w->hi[r] - tile) |
+                       tfb__bits_between(w->begin - tile, w->pin[r] - tile);
+        see &= exist;
+        if (see && (a->mask.data || a->bias.data)) {
+            const tfb_idx mask = tfb__attn_mask_row(a, w, &a->mask, r);
+            const tfb_idx bias = tfb__attn_mask_row(a, w, &a->bias, r);
+            if (!known || mask != mask0 || bias != bias0)
+                unmasked = tfb__attn_unmasked(a, w, r, n, end);
+            known = 1;
+            mask0 = mask;
+            bias0 = bias;
+            see &= unmasked;
+        }
+        w->see[r] = see;
+        any |= see;
+        all &= see;
+    }
+    *mixed = all != range;
+    return any;
+}
+
+/* How many rows the strip from row r on has, and the columns of the run they see. */
+static tfb_idx tfb__attn_strip(const tfb__attn_state *w, tfb_idx r,
+                               const tfb__attn_run *run, tfb_idx *c0, tfb_idx *c1) {
+    const tfb_idx rows = TFB__MIN(TFB__MIXED_ROWS, w->rows - r);
+    const uint64_t here = tfb__bits_between(0, run->len);
+    uint64_t any = 0;
+    tfb_idx i;
+    for (i = 0; i < rows; i++) any |= w->see[r + i];
+    any = any >> (run->n % TFB__KT) & here;
+    for (*c0 = 0; any && !(any >> *c0 & 1);) ++*c0;
+    for (*c1 = *c0; any && any >> *c1;)
+        if (++*c1 == TFB__KT) break;
+    return rows;
+}
+
+/* Norm and rope of one row. */
+static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int is_key,
+                              tfb_idx row, tfb_idx number, float *x) {
+    const tfb__qk *qk = &a->qk;
+    const tfb_tensor *p = is_key ? qk->key_positions : qk->positions;
+    float *cosine = w->trig, *sine = w->trig + qk->rope.half;
+    tfb_idx at[3];
+    tfb__norm norm;
+    memset((void *)&norm, 0, sizeof norm);
+    norm.n = a->D;
+    norm.x = norm.y = x;
+    norm.w = is_key ? qk->k_weight : qk->q_weight;
+    norm.eps = qk->eps;
+    norm.l2 = qk->norm == TFB_QK_NORM_L2;
+    if (qk->norm && !qk->norm_last) qk->rope.isa->norm(&norm);
+    if (qk->rotate) {
+        tfb__rope_place(&qk->rope, p, w->seq.batch, p ? row : number, at);
+        tfb__rope_angles(&qk->rope, at, cosine, sine);
+        tfb__rope_row(&qk->rope, a->D, x, 1, x, 1, cosine, sine);
+    }
+    if (qk->norm && qk->norm_last) qk->rope.isa->norm(&norm);
+}
+
+/* --- What a call asks for. --- */
+/* A tensor that may be empty, and then may have data NULL, from which kernels may take no
+ * offsets. */
+static tfb_tensor tfb__attention_tensor(const tfb_tensor *t) {
+    tfb_tensor x = *t;
+    if (tfb_numel(t)) return x;
+    memset((void *)x.stride, 0, sizeof x.stride);
+    x.data = (void *)(uintptr_t)tfb__iota; /* nothing is read or written there */
+    return x;
+}
+
+/* A tensor of n numbers, if it is there. */
+static tfb_status tfb__check_i32(tfb_ctx *ctx, const char *fn, const char *name,
+                                 const tfb_tensor *t, tfb_idx n) {
+    if (!t) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, name, t, TFB__MASK(TFB_I32), 1, 1));
+    return tfb__check_extent(ctx, fn, name, t, 0, n);
+}
+
+/* What a call takes and does not write. */
+static tfb_status tfb__attention_alias(tfb_ctx *ctx, const char *fn, const char *name,
+                                       const tfb_tensor *out,
+                                       const tfb_attention_opts *o) {
+    const tfb_qk_opts *qk = o->qk;
+    const tfb_rope_opts *rope = qk ? qk->rope : NULL;
+    const struct {
+        const char *name;
+        const tfb_tensor *t;
+    } inputs[] = {
+        {"offsets", o->offsets},
+        {"mask", o->mask},
+        {"bias", o->bias},
+        {"kv_start", o->kv_start},
+        {"kv_len", o->kv_len},
+        {"cu_q", o->cu_q},
+        {"cu_k", o->cu_k},
+        {"alibi", o->alibi},
+        {"sinks", o->sinks},
+        {"pages", o->pages},
+        {"key_pos0s", o->key_pos0s},
+        {"key_positions", qk ? qk->key_positions : NULL},
+        {"q_weight", qk ? qk->q_weight : NULL},
+        {"k_weight", qk ? qk->k_weight : NULL},
+        {"positions", rope ? rope->positions : NULL},
+        {"freqs", rope ? rope->freqs : NULL},
+    };
+    size_t i;
+    for (i = 0; i < sizeof inputs / sizeof *inputs; i++)
+        TFB__TRY(tfb__check_alias(ctx, fn, name, out, inputs[i].name, inputs[i].t, 0));
     return TFB_OK;
 }
 
-/* Checks q, k, v, y and fills sizes and strides. */
-static tfb_status tfb__attention_tensors(tfb_ctx *ctx, const tfb_tensor *q,
-                                         const tfb_tensor *k, const tfb_tensor *v,
-                                         const tfb_tensor *y, tfb__attn *a) {
-    const char *fn = "tfb_attention";
-    const int f32 = TFB__MASK(TFB_F32);
-    TFB__TRY(tfb__check(ctx, fn, "q", q, f32, 4, 4));
-    TFB__TRY(tfb__check(ctx, fn, "k", k, f32, 4, 4));
-    TFB__TRY(tfb__check(ctx, fn, "v", v, f32, 4, 4));
-    TFB__TRY(tfb__check(ctx, fn, "y", y, f32, 4, 4));
-    TFB__TRY(tfb__check_extent(ctx, fn, "k", k, 0, q->shape[0]));
+/* q, k and v; sizes and what follows from them. v is NULL for weights. */
+static tfb_status tfb__attention_inputs(tfb_ctx *ctx, const char *fn, const tfb_tensor *q,
+                                        const tfb_tensor *k, const tfb_tensor *v,
+                                        tfb__attn *a) {
+    const tfb_tensor *pages = a->o.pages;
+    TFB__TRY(tfb__check(ctx, fn, "q", q, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check(ctx, fn, "k", k, TFB__FLOATS, 4, 4));
+    if (v) TFB__TRY(tfb__check(ctx, fn, "v", v, TFB__FLOATS, 4, 4));
+    if (!pages) TFB__TRY(tfb__check_extent(ctx, fn, "k", k, 0, q->shape[0]));
     TFB__REQUIRE(k->shape[3] == q->shape[3], ctx, TFB_ERR_SHAPE,
                  "%s: k.shape[3] is %d, q has head_dim %d", fn, k->shape[3], q->shape[3]);
-    TFB__TRY(tfb__check_like(ctx, fn, "v", v, k, 3));
-    TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
-    TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, v->shape[3]));
+    if (v) TFB__TRY(tfb__check_like(ctx, fn, "v", v, k, 3));
+    a->q = tfb__attention_tensor(q);
+    a->k = tfb__attention_tensor(k);
+    a->v = v ? tfb__attention_tensor(v) : a->k;
+    a->seqs = q->shape[0];
     a->T = q->shape[2];
     a->D = q->shape[3];
     a->G = k->shape[1];
-    a->S = k->shape[2];
-    a->Dv = v->shape[3];
+    a->S = a->page = k->shape[2];
+    a->Dv = v ? v->shape[3] : 0;
     TFB__REQUIRE(a->G > 0 ? q->shape[1] % a->G == 0 : q->shape[1] == 0, ctx,
                  TFB_ERR_SHAPE, "%s: q has %d heads, no multiple of the %d of k", fn,
                  q->shape[1], a->G);
     a->group = a->G > 0 ? q->shape[1] / a->G : 0;
-    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
-    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "q", q, 0));
-    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "k", k, 0));
-    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "v", v, 0));
-    a->q = tfb__attention_data(q, a->q_st);
-    a->k = tfb__attention_data(k, a->k_st);
-    a->v = tfb__attention_data(v, a->v_st);
-    a->o = tfb__attention_data(y, a->o_st);
+    if (!pages) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, "pages", pages, TFB__MASK(TFB_I32), 2, 2));
+    TFB__TRY(tfb__check_extent(ctx, fn, "pages", pages, 0, q->shape[0]));
+    a->S = (tfb_idx)tfb__size_mul((size_t)pages->shape[1], (size_t)a->page);
+    TFB__REQUIRE(a->S >= 0 && a->S < PTRDIFF_MAX / 4, ctx, TFB_ERR_RANGE,
+                 "%s: the size of all pages overflows", fn);
+    TFB__REQUIRE(a->o.page_skip >= 0 && a->o.page_skip <= a->S &&
+                     (a->o.page_skip < a->page || !a->S),
+                 ctx, TFB_ERR_RANGE, "%s: page_skip is %d, a page has %d rows", fn,
+                 a->o.page_skip, a->page);
+    a->S -= a->o.page_skip;
     return TFB_OK;
 }
 
-static tfb_status tfb__attention_lse(tfb_ctx *ctx, const tfb_tensor *q,
-                                     const tfb_tensor *k, const tfb_tensor *v,
-                                     const tfb_tensor *y, const tfb_tensor *lse,
-                                     tfb__attn *a) {
-    const char *fn = "tfb_attention";
-    TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), 3, 3));
-    TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, q, 3));
-    TFB__TRY(tfb__check_out(ctx, fn, "lse", lse));
-    TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "q", q, 0));
-    TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "k", k, 0));
-    TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "v", v, 0));
-    TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
-    a->lse = (float *)lse->data;
-    memcpy(a->lse_st, lse->stride, sizeof a->lse_st);
+/* The options that are numbers. */
+static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn *a) {
+    const tfb_idx far = PTRDIFF_MAX / 4;
+    tfb_attention_opts *o = &a->o;
+    TFB__REQUIRE((int)o->causal >= 0 && o->causal <= TFB_CAUSAL_OFFSET, ctx, TFB_ERR_ARG,
+                 "%s: causal is %d", fn, (tfb_idx)o->causal);
+    TFB__REQUIRE(o->window >= 0 && (o->causal || !o->window), ctx, TFB_ERR_ARG,
+                 "%s: window is %d, must be >= 0 and goes with causal", fn, o->window);
+    TFB__REQUIRE(!o->two_sided || (o->left >= 0 && o->right >= 0 && !o->window), ctx,
+                 TFB_ERR_ARG, "%s: two_sided from %d to %d, both >= 0 and without window",
+                 fn, o->left, o->right);
+    TFB__REQUIRE(o->window_pinned >= 0, ctx, TFB_ERR_ARG, "%s: window_pinned is %d", fn,
+                 o->window_pinned);
+    TFB__REQUIRE(o->chunk_size >= 0, ctx, TFB_ERR_ARG, "%s: chunk_size is %d", fn,
+                 o->chunk_size);
+    TFB__REQUIRE(o->softcap >= 0 && o->softcap <= FLT_MAX, ctx, TFB_ERR_ARG,
+                 "%s: softcap must be 0 or positive and finite", fn);
+    TFB__REQUIRE(o->key_pos0 >= 0 && o->key_pos0 < far && o->offset > -far &&
+                     o->offset < far,
+                 ctx, TFB_ERR_RANGE, "%s: offset %d or key_pos0 %d is out of range", fn,
+                 o->offset, o->key_pos0);
+    TFB__REQUIRE(o->key_pinned >= 0 && (!o->key_pinned || !o->kv_start), ctx, TFB_ERR_ARG,
+                 "%s: key_pinned is %d, must be >= 0 and without kv_start", fn,
+                 o->key_pinned);
+    o->window = TFB__MIN(o->window, far);
+    o->window_pinned = TFB__MIN(o->window_pinned, far);
+    o->left = TFB__MIN(o->left, far);
+    o->right = TFB__MIN(o->right, far);
+    a->offset_given = o->offset_set || o->causal == TFB_CAUSAL_OFFSET;
+    a->scale = o->scale;
+    if (!o->scale_set) a->scale = 1.0f / TFB__SQRT((float)TFB__MAX(1, a->D));
     return TFB_OK;
+}
+
+/* The options that are tensors. */
+static tfb_status tfb__attention_options(tfb_ctx *ctx, const char *fn, tfb__attn *a) {
+    const tfb_attention_opts *o = &a->o;
+    const tfb_idx heads = a->q.shape[1];
+    tfb_tensor scores = tfb_view4(NULL, TFB_F32, a->q.shape[0], heads, a->T, a->S);
+    tfb_tensor slopes = tfb_view2(NULL, TFB_F32, a->q.shape[0], heads);
+    if (o->mask) {
+        TFB__TRY(tfb__check(ctx, fn, "mask", o->mask, TFB__MASK(TFB_U8), 0, 4));
+        TFB__TRY(tfb__broadcast(ctx, fn, "mask", o->mask, &scores, &a->mask));
+    }
+    if (o->bias) {
+        TFB__TRY(tfb__check(ctx, fn, "bias", o->bias, TFB__MASK(TFB_F32), 0, 4));
+        TFB__TRY(tfb__broadcast(ctx, fn, "bias", o->bias, &scores, &a->bias));
+    }
+    if (o->alibi) {
+        TFB__TRY(tfb__check(ctx, fn, "alibi", o->alibi, TFB__MASK(TFB_F32), 1, 2));
+        TFB__TRY(
+            tfb__check_extent(ctx, fn, "alibi", o->alibi, o->alibi->ndim - 1, heads));
+        TFB__TRY(tfb__broadcast(ctx, fn, "alibi", o->alibi, &slopes, &a->alibi));
+    }
+    if (o->sinks) {
+        TFB__TRY(tfb__check(ctx, fn, "sinks", o->sinks, TFB__MASK(TFB_F32), 1, 1));
+        TFB__TRY(tfb__check_extent(ctx, fn, "sinks", o->sinks, 0, heads));
+        a->sinks = *o->sinks;
+    }
+    if (o->cu_q || o->cu_k) {
+        TFB__REQUIRE(o->cu_q && !o->kv_start && !o->kv_len && !o->pages &&
+                         !o->key_pinned && !o->key_pos0 && !o->key_pos0s,
+                     ctx, TFB_ERR_ARG, "%s: cu_%s", fn,
+                     o->cu_q ? "q goes without lengths, places and pages of keys"
+                             : "k needs cu_q");
+        TFB__TRY(tfb__check(ctx, fn, "cu_q", o->cu_q, TFB__MASK(TFB_I32), 1, 1));
+        TFB__REQUIRE(o->cu_q->shape[0] >= 1 && a->q.shape[0] == 1, ctx, TFB_ERR_SHAPE,
+                     "%s: cu_q has %d numbers for a batch of %d, needs n + 1 for 1", fn,
+                     o->cu_q->shape[0], a->q.shape[0]);
+        TFB__TRY(tfb__check_i32(ctx, fn, "cu_k", o->cu_k, o->cu_q->shape[0]));
+        a->seqs = o->cu_q->shape[0] - 1;
+    }
+    TFB__TRY(tfb__check_i32(ctx, fn, "offsets", o->offsets, a->seqs));
+    TFB__TRY(tfb__check_i32(ctx, fn, "kv_start", o->kv_start, a->seqs));
+    TFB__TRY(tfb__check_i32(ctx, fn, "kv_len", o->kv_len, a->seqs));
+    return tfb__check_i32(ctx, fn, "key_pos0s", o->key_pos0s, a->seqs);
+}
+
+/* Norm and rope of q and k. */
+static tfb_status tfb__attention_qk(tfb_ctx *ctx, const char *fn, tfb__attn *a) {
+    const tfb_qk_opts *o = a->o.qk;
+    tfb__qk *qk = &a->qk;
+    tfb__rope_plan *plan = &qk->rope;
+    const int f32 = TFB__MASK(TFB_F32);
+    TFB__REQUIRE((unsigned)o->norm <= (unsigned)TFB_QK_NORM_L2, ctx, TFB_ERR_ARG,
+                 "%s: norm is %d, which is none", fn, (tfb_idx)o->norm);
+    qk->norm = o->norm;
+    qk->norm_last = o->norm_last;
+    qk->rotate = o->rope != NULL;
+    qk->keys = !o->keys_ready;
+    qk->eps = o->norm == TFB_QK_NORM_L2 ? 1e-12f : 1e-5f;
+    if (o->eps_set || !(o->eps >= 0 && o->eps <= 0)) qk->eps = o->eps;
+    TFB__REQUIRE(qk->eps >= 0, ctx, TFB_ERR_ARG, "%s: eps must be >= 0", fn);
+    if (o->q_weight) {
+        TFB__TRY(tfb__check(ctx, fn, "q_weight", o->q_weight, f32, 1, 1));
+        TFB__TRY(tfb__check_extent(ctx, fn, "q_weight", o->q_weight, 0, a->D));
+    }
+    if (o->k_weight) {
+        TFB__TRY(tfb__check(ctx, fn, "k_weight", o->k_weight, f32, 1, 1));
+        TFB__TRY(tfb__check_extent(ctx, fn, "k_weight", o->k_weight, 0, a->D));
+    }
+    plan->isa = ctx->isa;
+    if (!o->rope) return TFB_OK;
+    TFB__TRY(tfb__rope_check(ctx, fn, o->rope, a->D, plan));
+    qk->positions = o->rope->positions;
+    qk->key_positions = o->key_positions;
+    TFB__REQUIRE(plan->axes == 1 || plan->grid[0] ||
+                     (qk->positions && (qk->key_positions || !qk->keys)),
+                 ctx, TFB_ERR_ARG, "%s: %d axes need positions or a grid", fn,
+                 (tfb_idx)plan->axes);
+    if (qk->positions)
+        TFB__TRY(tfb__rope_check_positions(ctx, fn, "positions", qk->positions,
+                                           a->q.shape[0], a->T, plan->axes));
+    if (qk->key_positions)
+        TFB__TRY(tfb__rope_check_positions(ctx, fn, "key_positions", qk->key_positions,
+                                           a->q.shape[0], a->S, plan->axes));
+    return TFB_OK;
+}
+
+/* The numbers a sequence reaches, of keys and of queries, must be exact where they become
+ * floats, and lie on the grid. */
+static tfb_status tfb__attention_reach(tfb_ctx *ctx, const char *fn, const tfb__attn *a,
+                                       const tfb__attn_seq *u) {
+    const tfb_idx limit = (tfb_idx)1 << 23, *grid = a->qk.rope.grid;
+    const tfb_idx first = u->q0 + u->stand, past = first + u->T;
+    const tfb_idx begin = a->o.key_pinned ? 0 : u->lo + u->shift;
+    const tfb_idx end = u->hi + u->shift, start = a->qk.rope.start;
+    const int rope_q = a->qk.rotate && !a->qk.positions;
+    const int rope_k = a->qk.rotate && a->qk.keys && !a->qk.key_positions;
+    if (!u->T) return TFB_OK;
+    TFB__REQUIRE(!(a->alibi.data || rope_q || rope_k) ||
+                     (first > -limit && past < limit && end < limit),
+                 ctx, TFB_ERR_RANGE, "%s: queries at %d or keys to %d pass 2^23", fn,
+                 first, end);
+    if (a->qk.rotate && grid[0]) {
+        const tfb_idx all = grid[0] * grid[1] * (a->qk.rope.axes > 2 ? grid[2] : 1);
+        TFB__REQUIRE((!rope_q || (first + start >= 0 && past + start <= all)) &&
+                         (!rope_k || (begin + start >= 0 && end + start <= all)),
+                     ctx, TFB_ERR_RANGE, "%s: queries at %d or keys to %d pass the grid",
+                     fn, first, end);
+    }
+    return TFB_OK;
+}
+
+/* What stands in the tensors of numbers, sequence by sequence. */
+static tfb_status tfb__attention_sequences(tfb_ctx *ctx, const char *fn, tfb__attn *a) {
+    const tfb_attention_opts *o = &a->o;
+    const tfb_tensor *cu_k = o->cu_k ? o->cu_k : o->cu_q;
+    tfb_idx s, j, T = 0, S = 0;
+    for (s = 0; s < a->seqs; s++) {
+        const tfb__attn_seq u = tfb__attn_sequence(a, s);
+        TFB__REQUIRE(u.lo >= 0 && u.lo <= u.hi && u.hi <= a->S && u.T >= 0, ctx,
+                     TFB_ERR_RANGE, "%s: sequence %d has %d queries, keys %d to %d of %d",
+                     fn, s, u.T, u.lo, u.hi, a->S);
+        TFB__REQUIRE(!o->cu_q || (u.q0 == T && u.lo == S), ctx, TFB_ERR_RANGE,
+                     "%s: cu_q or cu_k does not begin at 0", fn);
+        TFB__REQUIRE(u.shift + u.lo >= 0, ctx, TFB_ERR_RANGE, "%s: key_pos0s[%d] is %d",
+                     fn, s, u.shift + u.lo);
+        TFB__TRY(tfb__attention_reach(ctx, fn, a, &u));
+        T += u.T;
+        S = u.hi;
+        a->longest = TFB__MAX(a->longest, u.T);
+        if (!o->pages) continue;
+        for (j = u.lo; j < u.hi; j += a->page - (j + o->page_skip) % a->page) {
+            const tfb_idx at = (j + o->page_skip) / a->page;
+            const tfb_idx page =
+                ((const int32_t *)
+                     o->pages->data)[s * o->pages->stride[0] + at * o->pages->stride[1]];
+            TFB__REQUIRE(page >= 0 && page < a->k.shape[0], ctx, TFB_ERR_RANGE,
+                         "%s: pages[%d][%d] is %d, there are %d", fn, s, at, page,
+                         a->k.shape[0]);
+        }
+    }
+    TFB__REQUIRE(!cu_k || (T == a->T && S == a->S), ctx, TFB_ERR_RANGE,
+                 "%s: cu_q ends at %d of %d, cu_k at %d", fn, T, a->T, S);
+    return TFB_OK;
+}
+
+/* All checks but those of outputs; the plan of a call. */
+static tfb_status tfb__attention_resolve(tfb_ctx *ctx, const char *fn,
+                                         const tfb_tensor *q, const tfb_tensor *k,
+                                         const tfb_tensor *v,
+                                         const tfb_attention_opts *opts, tfb__attn *a) {
+    memset((void *)a, 0, sizeof *a);
+    if (opts) a->o = *opts;
+    TFB__TRY(tfb__attention_inputs(ctx, fn, q, k, v, a));
+    TFB__TRY(tfb__attention_numbers(ctx, fn, a));
+    TFB__TRY(tfb__attention_options(ctx, fn, a));
+    return a->o.qk ? tfb__attention_qk(ctx, fn, a) : TFB_OK;
+}
+
+/* An output overlaps no input. */
+static tfb_status tfb__attention_output(tfb_ctx *ctx, const char *fn, const char *name,
+                                        const tfb_tensor *out, const tfb_tensor *q,
+                                        const tfb_tensor *k, const tfb_tensor *v,
+                                        const tfb_attention_opts *o) {
+    TFB__TRY(tfb__check_out(ctx, fn, name, out));
+    TFB__TRY(tfb__check_alias(ctx, fn, name, out, "q", q, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, name, out, "k", k, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, name, out, "v", v, 0));
+    return tfb__attention_alias(ctx, fn, name, out, o);
+}
+
+/* Weights of norms without gaps, frequencies of rope. */
+static void tfb__attention_vectors(tfb__attn *a, float *to) {
+    const tfb_qk_opts *o = a->o.qk;
+    tfb_idx i;
+    for (i = 0; o->q_weight && i < a->D; i++)
+        to[i] = ((const float *)o->q_weight->data)[i * o->q_weight->stride[0]];
+    if (o->q_weight) a->qk.q_weight = to;
+    to += a->D;
+    for (i = 0; o->k_weight && i < a->D; i++)
+        to[i] = ((const float *)o->k_weight->data)[i * o->k_weight->stride[0]];
+    if (o->k_weight) a->qk.k_weight = to;
+    if (o->rope) tfb__rope_fill(o->rope, &a->qk.rope);
+}
+
+/* --- Running: whole tasks, or splits of them where tasks are few. --- */
+/* Rows of a block: at most 64, or what chunk_size asks for; evened out over the blocks of
+ * a sequence, but memory is for as many as there may be. */
+static void tfb__attention_blocks(tfb__attn *a, tfb_idx tokens, tfb_idx longest) {
+    const tfb_idx all = (tfb_idx)tfb__size_mul((size_t)tokens, (size_t)a->group);
+    const tfb_idx chunk = a->o.chunk_size;
+    tfb_idx rows = TFB__MAX(1, TFB__MIN(TFB__ROWS, all));
+    if (chunk && chunk < rows) rows = TFB__MIN(rows, chunk * a->group);
+    a->room = rows;
+    longest *= a->group;
+    a->blocks = (longest + rows - 1) / rows;
+    a->block_rows = a->blocks ? (longest + a->blocks - 1) / a->blocks : rows;
+    a->block_rows = TFB__MIN(rows, (a->block_rows + 7) / 8 * 8);
+}
+
+/* Splits of all tasks, a wave of them at a time; every wave is folded in order before the
+ * next, so that memory does not grow with the number of keys. */
+static void tfb__attention_waves(tfb_ctx *ctx, tfb__attn *a) {
+    tfb_idx task, n;
+    for (task = 0; task < a->tasks; task++) {
+        tfb__attn_state w;
+        tfb_idx splits = 0;
+        tfb__attn_begin(a, task, 0, &w);
+        for (n = w.first; n < w.last || !splits; splits++) {
+            const tfb_idx split = n / TFB__KS, end = (split + 1) * TFB__KS;
+            tfb__attn_item *item = tfb__attn_item_of(a, a->items++);
+            item->task = task;
+            item->split = split;
+            item->first = splits == 0;
+            n = tfb__attn_next(&w, TFB__MIN(end, w.last));
+            item->last = n >= w.last;
+            if (a->items < a->item_max && !(task + 1 == a->tasks && item->last)) continue;
+            a->phase = TFB__ATTN_SPLIT;
+            tfb__parallel(ctx, a->items, ctx->isa->attention, a);
+            a->phase = TFB__ATTN_FOLD;
+            ctx->isa->attention(a, 0, 0);
+            a->items = 0;
+        }
+    }
+}
+
+/* Takes scratch and computes, if anything is asked for; outputs have been checked. */
+static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
+                                     int asked) {
+    const tfb_idx workers = tfb__workers(ctx);
+    const tfb_idx tokens = a->rows ? a->rows->shape[0] : a->T;
+    tfb__attn_state state;
+    tfb__mark mark;
+    tfb_status status;
+    float *vectors;
+    if (asked && !ctx->measuring) TFB__TRY(tfb__attention_sequences(ctx, fn, a));
+    tfb__attention_blocks(a, tokens, a->rows ? tokens : a->longest);
+    a->part_bytes = tfb__attn_part_bytes(a);
+    a->worker_bytes = tfb__attn_carve(a, NULL, &state);
+    a->tasks = a->seqs * a->G * a->blocks;
+    a->item_max = 2 * workers - 1;
+    mark = tfb__scratch_begin(ctx);
+    a->scratch = (char *)tfb__take(ctx, workers, a->worker_bytes);
+    vectors = (float *)tfb__take(ctx, a->o.qk ? 2 : 0, tfb__size_mul((size_t)a->D, 4));
+    a->qk.rope.hi = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+    a->qk.rope.lo = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring && asked) {
+        if (a->o.qk) tfb__attention_vectors(a, vectors);
+        if (a->phase == TFB__ATTN_WEIGHTS || a->tasks >= workers)
+            tfb__parallel(ctx, a->tasks, ctx->isa->attention, a);
+        else tfb__attention_waves(ctx, a);
+    }
+    return tfb__scratch_end(ctx, mark, status);
 }
 
 TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_tensor *k,
                                  const tfb_tensor *v, const tfb_attention_opts *opts,
                                  tfb_tensor *y) {
-    tfb_attention_opts o;
-    tfb__attn_state state;
+    const char *fn = "tfb_attention";
+    const tfb_tensor *lse = opts ? opts->lse : NULL;
     tfb__attn a;
-    tfb__mark mark;
-    tfb_status status;
     TFB__ENTER(ctx);
-    memset((void *)&o, 0, sizeof o);
-    memset((void *)&a, 0, sizeof a);
-    if (opts) o = *opts;
-    TFB__TRY(tfb__attention_tensors(ctx, q, k, v, y, &a));
-    TFB__TRY(tfb__attention_options(ctx, &o, &a));
-    if (o.lse) TFB__TRY(tfb__attention_lse(ctx, q, k, v, y, o.lse, &a));
-    if (q->shape[0] && (a.Dv || a.lse)) /* else T may be anything: there is no output */
-        a.blocks = (a.T * a.group + a.block_rows - 1) / a.block_rows;
-    a.worker_bytes = tfb__attn_carve(&a, NULL, &state);
-    mark = tfb__scratch_begin(ctx);
-    a.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), a.worker_bytes);
-    status = tfb__scratch_ready(ctx, "tfb_attention");
-    if (status == TFB_OK && !ctx->measuring && a.blocks)
-        tfb__parallel(ctx, q->shape[0] * a.G * a.blocks, ctx->isa->attention, &a);
-    return tfb__scratch_end(ctx, mark, status);
+    TFB__REQUIRE(v, ctx, TFB_ERR_ARG, "%s: v is NULL", fn);
+    TFB__TRY(tfb__attention_resolve(ctx, fn, q, k, v, opts, &a));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
+    TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, v->shape[3]));
+    TFB__TRY(tfb__attention_output(ctx, fn, "y", y, q, k, v, &a.o));
+    a.y = tfb__attention_tensor(y);
+    if (lse) {
+        TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), 3, 3));
+        TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, q, 3));
+        TFB__TRY(tfb__attention_output(ctx, fn, "lse", lse, q, k, v, &a.o));
+        TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
+        a.lse = tfb__attention_tensor(lse);
+    }
+    a.phase = TFB__ATTN_WHOLE;
+    return tfb__attention_run(ctx, fn, &a, tfb_numel(y) || (lse && tfb_numel(lse)));
 }
 
-/* One query row against keys lo .. hi - 1 of [S, D] and [S, Dv]: the definition. acc, all
- * hold Dv floats. Returns lse. */
-TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, const float *q,
-                                            const float *k, const float *v, tfb_idx lo,
-                                            tfb_idx hi, float *acc, float *all,
-                                            float *o) {
-    float all_m = -FLT_MAX, all_l = 0;
-    tfb_idx j = lo, d, i;
-    for (d = 0; d < a->Dv; d++) all[d] = 0;
-    while (j < hi) {
-        const tfb_idx split = (j + a->key_pos0) / TFB__KS;
-        float m = -FLT_MAX, lane[TFB__LANES] = TFB_INIT, l, M, e1, e2;
-        for (d = 0; d < a->Dv; d++) acc[d] = 0;
-        while (j < hi && (j + a->key_pos0) / TFB__KS == split) {
-            float s[TFB__KT], top = m, carry;
-            const tfb_idx j0 = j, tile = (j + a->key_pos0) / TFB__KT;
-            for (; j < hi && (j + a->key_pos0) / TFB__KT == tile; j++) {
-                s[j - j0] = a->scale * tfb__dot_ref(a->D, q, a->q_st[3],
-                                                    k + j * a->k_st[2], a->k_st[3]);
-                top = s[j - j0] > top ? s[j - j0] : top;
-            }
-            carry = tfb__exp_scalar(m - top);
-            m = top;
-            for (i = 0; i < TFB__LANES; i++) lane[i] = lane[i] * carry;
-            for (d = 0; d < a->Dv; d++) acc[d] = acc[d] * carry;
-            for (i = j0; i < j; i++) {
-                const float p = tfb__exp_scalar(s[i - j0] - m);
-                lane[(i + a->key_pos0) % TFB__LANES] += p;
-                for (d = 0; d < a->Dv; d++)
-                    acc[d] = TFB__FMA(p, v[i * a->v_st[2] + d * a->v_st[3]], acc[d]);
-            }
-        }
-        l = tfb__fold16(lane);
-        M = all_m > m ? all_m : m;
-        e1 = tfb__exp_scalar(all_m - M);
-        e2 = tfb__exp_scalar(m - M);
-        all_m = M;
-        all_l = TFB__FMA(all_l, e1, l * e2);
-        for (d = 0; d < a->Dv; d++) all[d] = TFB__FMA(all[d], e1, acc[d] * e2);
+TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
+                                         const tfb_tensor *k,
+                                         const tfb_attention_opts *opts,
+                                         const tfb_tensor *rows, tfb_tensor *w) {
+    const char *fn = "tfb_attention_weights";
+    tfb__attn a;
+    tfb_idx i;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__attention_resolve(ctx, fn, q, k, NULL, opts, &a));
+    TFB__REQUIRE(!a.o.lse, ctx, TFB_ERR_ARG, "%s: gives no lse", fn);
+    if (rows) {
+        TFB__TRY(tfb__check(ctx, fn, "rows", rows, TFB__MASK(TFB_I32), 1, 1));
+        for (i = 0; !ctx->measuring && i < rows->shape[0]; i++)
+            TFB__REQUIRE(tfb__i32_at(rows, i) >= 0 && tfb__i32_at(rows, i) < a.T, ctx,
+                         TFB_ERR_RANGE, "%s: rows[%d] is %d, q has %d", fn, i,
+                         (tfb_idx)tfb__i32_at(rows, i), a.T);
     }
+    TFB__TRY(tfb__check(ctx, fn, "w", w, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check_like(ctx, fn, "w", w, q, 2));
+    TFB__TRY(tfb__check_extent(ctx, fn, "w", w, 2, rows ? rows->shape[0] : a.T));
+    TFB__TRY(tfb__check_extent(ctx, fn, "w", w, 3, a.S));
+    TFB__TRY(tfb__attention_output(ctx, fn, "w", w, q, k, NULL, &a.o));
+    TFB__TRY(tfb__check_alias(ctx, fn, "w", w, "rows", rows, 0));
+    a.y = tfb__attention_tensor(w);
+    a.rows = rows;
+    a.phase = TFB__ATTN_WEIGHTS;
+    return tfb__attention_run(ctx, fn, &a, tfb_numel(w) > 0);
+}
+
+/* --- Joining states. --- */
+static tfb_status tfb__merge_check(tfb_ctx *ctx, const char *fn, const char *const *names,
+                                   const tfb_tensor *y, const tfb_tensor *lse,
+                                   const tfb_tensor *like, int dims) {
+    const int f32 = TFB__MASK(TFB_F32);
+    TFB__TRY(tfb__check(ctx, fn, names[0], y, f32, dims, dims));
+    TFB__TRY(tfb__check(ctx, fn, names[1], lse, f32, dims - 1, dims - 1));
+    TFB__TRY(tfb__check_like(ctx, fn, names[1], lse, y, dims - 1));
+    return like ? tfb__check_like(ctx, fn, names[0], y, like, dims) : TFB_OK;
+}
+
+/* Checks the outputs y and lse and runs; inputs are in m, names of theirs in `names`. */
+static tfb_status tfb__merge_run(tfb_ctx *ctx, const char *fn, tfb__merge *m,
+                                 const tfb_tensor *const *inputs,
+                                 const char *const *names, int n, int may_equal,
+                                 const tfb_tensor *y, const tfb_tensor *lse) {
+    tfb_tensor like = m->y[0];
+    int i;
+    TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check_like(ctx, fn, "y", y, &like, 4));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    if (lse) {
+        TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), 3, 3));
+        TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, &like, 3));
+        TFB__TRY(tfb__check_out(ctx, fn, "lse", lse));
+        TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
+    }
+    for (i = 0; i < n; i++) {
+        TFB__TRY(
+            tfb__check_alias(ctx, fn, "y", y, names[i], inputs[i], may_equal && i == 0));
+        TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, names[i], inputs[i],
+                                  may_equal && i == 1));
+    }
+    m->out = *y;
+    if (lse) m->out_lse = *lse;
+    if (!ctx->measuring && tfb_numel(&like) + (lse ? tfb_numel(lse) : 0))
+        tfb__parallel(ctx, y->shape[0] * y->shape[1] * y->shape[2], ctx->isa->merge, m);
+    return TFB_OK;
+}
+
+/* The first of n tensors side by side. */
+static tfb_tensor tfb__first_of(const tfb_tensor *t) {
+    tfb_tensor x = *t;
+    x.ndim--;
+    memmove((void *)x.shape, (const void *)(t->shape + 1),
+            (size_t)x.ndim * sizeof *x.shape);
+    memmove((void *)x.stride, (const void *)(t->stride + 1),
+            (size_t)x.ndim * sizeof *x.stride);
+    return x;
+}
+
+TFB_API tfb_status tfb_merge_states(tfb_ctx *ctx, const tfb_tensor *ys,
+                                    const tfb_tensor *lses, tfb_tensor *y,
+                                    tfb_tensor *lse) {
+    static const char *const names[] = {"ys", "lses"};
+    const tfb_tensor *inputs[2];
+    tfb__merge m;
+    TFB__ENTER(ctx);
+    memset((void *)&m, 0, sizeof m);
+    TFB__TRY(tfb__merge_check(ctx, "tfb_merge_states", names, ys, lses, NULL, 5));
+    inputs[0] = ys;
+    inputs[1] = lses;
+    m.states = ys->shape[0];
+    m.y_step = ys->stride[0];
+    m.lse_step = lses->stride[0];
+    m.y[0] = tfb__first_of(ys);
+    m.lse[0] = tfb__first_of(lses);
+    return tfb__merge_run(ctx, "tfb_merge_states", &m, inputs, names, 2, 0, y, lse);
+}
+
+TFB_API tfb_status tfb_merge_state(tfb_ctx *ctx, const tfb_tensor *y1,
+                                   const tfb_tensor *lse1, const tfb_tensor *y2,
+                                   const tfb_tensor *lse2, tfb_tensor *y,
+                                   tfb_tensor *lse) {
+    static const char *const names[] = {"y1", "lse1", "y2", "lse2"};
+    const char *fn = "tfb_merge_state";
+    const tfb_tensor *inputs[4];
+    tfb__merge m;
+    TFB__ENTER(ctx);
+    memset((void *)&m, 0, sizeof m);
+    TFB__TRY(tfb__merge_check(ctx, fn, names, y1, lse1, NULL, 4));
+    TFB__TRY(tfb__merge_check(ctx, fn, names + 2, y2, lse2, y1, 4));
+    inputs[0] = y1;
+    inputs[1] = lse1;
+    inputs[2] = y2;
+    inputs[3] = lse2;
+    m.states = 2;
+    m.pair = 1;
+    m.y[0] = *y1;
+    m.y[1] = *y2;
+    m.lse[0] = *lse1;
+    m.lse[1] = *lse2;
+    return tfb__merge_run(ctx, fn, &m, inputs, names, 4, 1, y, lse);
+}
+
+/* --- References. --- */
+/* Row i of q, k or v for kv or query head h as dense floats. */
+static void tfb__row_ref(const tfb__attn *a, const tfb_tensor *t, tfb_idx batch,
+                         tfb_idx h, tfb_idx i, float *x) {
+    tfb_idx d, row = i + a->o.page_skip;
+    tfb__source from;
+    if (a->o.pages && t != &a->q) {
+        batch =
+            ((const int32_t *)a->o.pages->data)[batch * a->o.pages->stride[0] +
+                                                row / a->page * a->o.pages->stride[1]];
+        i = row % a->page;
+    }
+    memset((void *)&from, 0, sizeof from);
+    from.x = t->data;
+    from.dtype = t->dtype;
+    for (d = 0; d < t->shape[3]; d++)
+        x[d] = tfb__source_at(&from, batch * t->stride[0] + h * t->stride[1] +
+                                         i * t->stride[2] + d * t->stride[3]);
+}
+
+/* Norm and rope of a row of q or k; work holds D floats. */
+static void tfb__qk_ref(const tfb__attn *a, int is_key, tfb_idx batch, tfb_idx row,
+                        tfb_idx number, float *x, float *work) {
+    const tfb__qk *qk = &a->qk;
+    const tfb_tensor *p = is_key ? qk->key_positions : qk->positions;
+    const int which = qk->norm == TFB_QK_NORM_L2 ? TFB__L2NORM : TFB__RMSNORM;
+    tfb_idx at[3] = TFB_INIT, d;
+    int last;
+    if (!a->o.qk || (is_key && !qk->keys)) return;
+    for (last = 0; last < 2; last++) {
+        if (qk->norm && !qk->norm_last == !last)
+            tfb__norm_ref(a->D, x, NULL, is_key ? qk->k_weight : qk->q_weight, NULL,
+                          qk->eps, which, work, x);
+        if (!qk->rotate || last) continue;
+        tfb__rope_place(&qk->rope, p, batch, p ? row : number, at);
+        for (d = 0; d < a->D; d++) work[d] = x[d];
+        tfb__rope_ref(a->D, work, at, a->o.qk->rope, qk->rope.hi, qk->rope.lo, x);
+    }
+}
+
+/* May query row i of head h see key number n, which is row j? SEMANTICS section 3. */
+static int tfb__visible_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
+                            tfb_idx i, tfb_idx n, tfb_idx j) {
+    const tfb_attention_opts *o = &a->o;
+    const tfb_idx at = i + u->stand;
+    if (j < u->lo || j >= u->hi || (n >= o->key_pinned && j < o->key_pinned)) return 0;
+    if (o->causal != TFB_CAUSAL_NONE && n > at) return 0;
+    if (n >= o->window_pinned) {
+        if (o->window && n <= at - o->window) return 0;
+        if (o->two_sided && (n < at - o->left || n > at + o->right)) return 0;
+    }
+    if (o->mask &&
+        !((const uint8_t *)a->mask.data)[tfb__at4(&a->mask, u->batch, h, i, j)])
+        return 0;
+    return !o->bias ||
+           tfb__bits_of(
+               ((const float *)a->bias.data)[tfb__at4(&a->bias, u->batch, h, i, j)]) !=
+               0xFF800000u;
+}
+
+static float tfb__score_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
+                            tfb_idx i, tfb_idx n, tfb_idx j, const float *q,
+                            const float *k) {
+    const float cap = a->o.softcap;
+    const tfb_idx away = i + u->stand - n;
+    float s = a->scale * tfb__dot_ref(a->D, q, 1, k, 1);
+    if (cap > 0) s = cap * tfb__tanh_scalar(s / cap);
+    if (a->o.bias)
+        s += ((const float *)a->bias.data)[tfb__at4(&a->bias, u->batch, h, i, j)];
+    if (a->o.alibi)
+        s = TFB__FMA(-((const float *)a->alibi
+                           .data)[u->batch * a->alibi.stride[0] + h * a->alibi.stride[1]],
+                     (float)(away < 0 ? -away : away), s);
+    return s;
+}
+
+/* (m, l, acc) = itself merged with (m2, l2, acc2). */
+static void tfb__merge_ref(tfb_idx n, float *m, float *l, float *acc, float m2, float l2,
+                           const float *acc2) {
+    const float M = *m > m2 ? *m : m2;
+    const float e1 = tfb__exp_scalar(*m - M), e2 = tfb__exp_scalar(m2 - M);
+    tfb_idx d;
+    *m = M;
+    *l = TFB__FMA(*l, e1, l2 * e2);
+    for (d = 0; d < n; d++) acc[d] = TFB__FMA(acc[d], e1, acc2[d] * e2);
+}
+
+/* Query row i of head h of sequence s: the definition. work has 3 D + 3 Dv floats.
+ * Returns lse. */
+TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_idx h,
+                                            tfb_idx i, float *work, float *o) {
+    const tfb__attn_seq u = tfb__attn_sequence(a, s);
+    const tfb_idx g = h / a->group, end = u.hi + (u.shift > 0 ? u.shift : 0);
+    float *q = work, *k = q + 2 * a->D, *v = k + a->D, *acc = v + a->Dv;
+    float *all = acc + a->Dv, all_m = -FLT_MAX, all_l = 0, m = 0;
+    float lane[TFB__LANES];
+    tfb_idx n0, n, d;
+    tfb__row_ref(a, &a->q, u.batch, h, i, q);
+    tfb__qk_ref(a, 0, u.batch, i, i + u.stand, q, q + a->D);
+    for (d = 0; d < a->Dv; d++) all[d] = 0;
+    for (n0 = 0; n0 < end; n0 += TFB__KT) { /* tile after tile */
+        float p[TFB__KT], top, carry;
+        if (n0 % TFB__KS == 0) { /* a split begins */
+            m = -FLT_MAX;
+            for (d = 0; d < TFB__LANES; d++) lane[d] = 0;
+            for (d = 0; d < a->Dv; d++) acc[d] = 0;
+        }
+        for (n = n0, top = m; n < n0 + TFB__KT; n++) {
+            const tfb_idx j = n < a->o.key_pinned ? n : n - u.shift;
+            p[n - n0] = 0;
+            if (!tfb__visible_ref(a, &u, h, i, n, j)) continue;
+            tfb__row_ref(a, &a->k, u.batch, g, j, k);
+            tfb__qk_ref(a, 1, u.batch, j, n, k, q + a->D);
+            p[n - n0] = tfb__score_ref(a, &u, h, i, n, j, q, k);
+            top = p[n - n0] > top ? p[n - n0] : top;
+        }
+        carry = tfb__exp_scalar(m - top);
+        m = top;
+        for (d = 0; d < TFB__LANES; d++) lane[d] = lane[d] * carry;
+        for (d = 0; d < a->Dv; d++) acc[d] = acc[d] * carry;
+        for (n = n0; n < n0 + TFB__KT; n++) {
+            const tfb_idx j = n < a->o.key_pinned ? n : n - u.shift;
+            if (!tfb__visible_ref(a, &u, h, i, n, j)) continue;
+            tfb__row_ref(a, &a->v, u.batch, g, j, v);
+            p[n - n0] = tfb__exp_scalar(p[n - n0] - m);
+            lane[n % TFB__LANES] += p[n - n0];
+            for (d = 0; d < a->Dv; d++) acc[d] = TFB__FMA(p[n - n0], v[d], acc[d]);
+        }
+        if ((n0 + TFB__KT) % TFB__KS == 0 || n0 + TFB__KT >= end)
+            tfb__merge_ref(a->Dv, &all_m, &all_l, all, m, tfb__fold16(lane), acc);
+    }
+    for (d = 0; d < a->Dv; d++) acc[d] = 0;
+    if (a->o.sinks)
+        tfb__merge_ref(a->Dv, &all_m, &all_l, all,
+                       ((const float *)a->sinks.data)[h * a->sinks.stride[0]], 1.0f, acc);
     for (d = 0; d < a->Dv; d++)
         o[d] = all_l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / all_l, 0.0f);
     return all_l <= 0 ? -TFB__FLT_INF : all_m + tfb__log_scalar(all_l);

@@ -17,7 +17,8 @@
  * also for tables that use a narrower one; "of own" in the printed table is the share
  * of the peak of the table's own set. The peer "ours_plain" of fused layers is our own
  * packed product of the same M, N and K, of the same table: the ratio is what fusing
- * costs. --sweep looks for sizes that are slower than their neighbours instead.
+ * costs. The peer "naive" is attention by hand with a library's products, softmax between
+ * them. --sweep looks for sizes that are slower than their neighbours instead.
  *
  * To add a workload: a row in WORKLOADS and its shapes in ROWS. To add a peer: a row in
  * PEERS. To add the peak of an instruction set: a row in PEAKS. */
@@ -26,6 +27,7 @@
 #define TFB_PTHREADS
 #include "tfblocks.h"
 #include <dlfcn.h>
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -407,39 +409,29 @@ static void setup_onednn(void *library) { /* threads: OMP_NUM_THREADS */
                 version()[2]);
 }
 
-/* name, its libraries in order of trial, the function that multiplies, 1 if it only does
- * products of one row, how it is called, what is to be done once */
+/* What a peer is good for; without flags: any product. */
+enum { ONE_ROW = 1, ATTENDS = 2 };
+
+/* name, its libraries in order of trial, the function that multiplies, flags, how it is
+ * called, what is to be done once */
+/* clang-format off */
+#define OPENBLAS {"libopenblas.so.0", "libopenblas.so", NULL}
 static const struct peer_row {
     const char *name, *library[3], *entry;
-    int one_row;
+    int flags;
     void (*run)(const peer *p, const product *g);
     void (*setup)(void *library);
 } PEERS[] = {
-    {"openblas",
-     {"libopenblas.so.0", "libopenblas.so", NULL},
-     "cblas_sgemm",
-     0,
-     run_sgemm,
-     setup_openblas},
-    {"openblas_gemv",
-     {"libopenblas.so.0", "libopenblas.so", NULL},
-     "cblas_sgemv",
-     1,
-     run_sgemv,
-     NULL},
-    {"blis",
-     {"libblis.so.4", "libblis.so", NULL},
-     "cblas_sgemm",
-     0,
-     run_sgemm,
+    {"openblas", OPENBLAS, "cblas_sgemm", 0, run_sgemm, setup_openblas},
+    {"openblas_gemv", OPENBLAS, "cblas_sgemv", ONE_ROW, run_sgemv, NULL},
+    {"blis", {"libblis.so.4", "libblis.so", NULL}, "cblas_sgemm", 0, run_sgemm,
      setup_blis},
-    {"onednn",
-     {"libdnnl.so.3", "libdnnl.so.2", "libdnnl.so"},
-     "dnnl_sgemm",
-     0,
-     run_dnnl,
+    {"onednn", {"libdnnl.so.3", "libdnnl.so.2", "libdnnl.so"}, "dnnl_sgemm", 0, run_dnnl,
      setup_onednn},
+    {"naive", OPENBLAS, "cblas_sgemm", ATTENDS, run_sgemm, NULL},
+    {"naive_gemv", OPENBLAS, "cblas_sgemv", ATTENDS | ONE_ROW, run_sgemv, NULL},
 };
+/* clang-format on */
 
 static int peer_open(const struct peer_row *row, peer *p) {
     void *library = NULL;
@@ -478,7 +470,11 @@ typedef struct job {
     size_t copy_bytes, room;
     char *data; /* room bytes, kept from one job to the next */
     int copies, copy, cold;
+    float *scores; /* of the naive peer: likewise, and its room */
+    size_t scores_room;
 } job;
+
+enum { WINDOW_KEYS = 256 };
 
 /* What a layer has besides x and W. */
 enum { PACKED = 1, BIAS = 2, RESIDUAL = 4, FUSED = 8 };
@@ -598,23 +594,29 @@ static void peer_batch(job *j, const peer *p) {
 
 static void shape_attention(job *j) { /* B H G T S D */
     const tfb_idx *n = j->n;
+    const tfb_dtype cache = j->w->layer ? j->w->layer->weights : TFB_F32;
     j->t[0] = tfb_view4(NULL, TFB_F32, n[0], n[1], n[3], n[5]);
-    j->t[1] = j->t[2] = tfb_view4(NULL, TFB_F32, n[0], n[2], n[4], n[5]);
+    j->t[1] = j->t[2] = tfb_view4(NULL, cache, n[0], n[2], n[4], n[5]);
     j->t[3] = j->t[0];
 }
 
-static tfb_status attention(job *j, tfb_causal causal) {
+static tfb_status attention(job *j, tfb_causal causal, tfb_idx window) {
     tfb_attention_opts o = TFB_INIT;
     o.causal = causal;
+    o.window = window;
     return tfb_attention(j->ctx, &j->t[0], &j->t[1], &j->t[2], &o, &j->t[3]);
 }
 
 static tfb_status ours_attention(job *j) {
-    return attention(j, TFB_CAUSAL_NONE);
+    return attention(j, TFB_CAUSAL_NONE, 0);
 }
 
 static tfb_status ours_causal(job *j) {
-    return attention(j, TFB_CAUSAL_BOTTOM_RIGHT);
+    return attention(j, TFB_CAUSAL_BOTTOM_RIGHT, 0);
+}
+
+static tfb_status ours_window(job *j) {
+    return attention(j, TFB_CAUSAL_BOTTOM_RIGHT, WINDOW_KEYS);
 }
 
 static double flops_attention(const tfb_idx *n) {
@@ -625,8 +627,135 @@ static double flops_causal(const tfb_idx *n) { /* counted half */
     return flops_attention(n) / 2;
 }
 
+static double flops_window(const tfb_idx *n) { /* of visible keys alone */
+    double keys = 0;
+    tfb_idx i;
+    for (i = n[4] - n[3] + 1; i <= n[4]; i++)
+        keys += (double)(i < WINDOW_KEYS ? i : WINDOW_KEYS);
+    return 4.0 * (double)(n[0] * n[1]) * keys * (double)n[5];
+}
+
 static double bytes_cache(const tfb_idx *n) {
     return 8.0 * (double)(n[0] * n[2]) * (double)n[4] * (double)n[5];
+}
+
+static double bytes_half(const tfb_idx *n) {
+    return bytes_cache(n) / 2;
+}
+
+/* --- The naive peer: attention as it is written down, all scores in memory. --- */
+enum { LANES = 16 }; /* loops of this many turns become vectors at -O2 too */
+
+#ifdef __GNUC__
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static
+#endif
+
+/* e^x for x <= 0 within some ulp: 2^n times a polynomial, which compilers, unlike a call
+ * of expf, turn into vectors. */
+INLINE float exp_c(float x) {
+    const float magic = 12582912.0f; /* sums beyond 2^23 are whole numbers */
+    const float n = x * 1.44269504f + magic - magic, r = x - n * 0.693147181f;
+    const int32_t exponent = (int32_t)n + 127;
+    const uint32_t bits = (uint32_t)(exponent > 0 ? exponent : 0) << 23;
+    float p = 1 / 720.0f, power;
+    memcpy(&power, &bits, sizeof power);
+    p = p * r + 1 / 120.0f;
+    p = p * r + 1 / 24.0f;
+    p = p * r + 1 / 6.0f;
+    p = p * r + 0.5f;
+    p = p * r + 1;
+    p = p * r + 1;
+    return p * power;
+}
+
+INLINE float largest(const float *x, int n) {
+    float top[LANES], most = x[0];
+    int i, l;
+    for (l = 0; l < LANES; l++) top[l] = most;
+    for (i = 0; i + LANES <= n; i += LANES)
+        for (l = 0; l < LANES; l++) top[l] = x[i + l] > top[l] ? x[i + l] : top[l];
+    for (; i < n; i++) most = x[i] > most ? x[i] : most;
+    for (l = 0; l < LANES; l++) most = top[l] > most ? top[l] : most;
+    return most;
+}
+
+/* Replaces x by e^(scale (x - most)) and returns the sum. */
+INLINE float exp_all(float *x, int n, float scale, float most) {
+    float sum[LANES] = {0}, all = 0;
+    int i, l;
+    for (i = 0; i + LANES <= n; i += LANES)
+        for (l = 0; l < LANES; l++) {
+            x[i + l] = exp_c(scale * (x[i + l] - most));
+            sum[l] += x[i + l];
+        }
+    for (; i < n; i++) all += x[i] = exp_c(scale * (x[i] - most));
+    for (l = 0; l < LANES; l++) all += sum[l];
+    return all;
+}
+
+/* The softmax of a row of n scores, of which the first ones are visible. */
+INLINE void softmax_row(float *x, int visible, int n, float scale) {
+    const float by = 1 / exp_all(x, visible, scale, largest(x, visible));
+    int i, l;
+    for (i = 0; i + LANES <= visible; i += LANES)
+        for (l = 0; l < LANES; l++) x[i + l] *= by;
+    for (; i < visible; i++) x[i] *= by;
+    memset((void *)(x + visible), 0, (size_t)(n - visible) * sizeof *x);
+}
+
+#if TFB__X86
+TARGET("avx2,fma")
+static void softmax_row_avx2(float *x, int visible, int n, float scale) {
+    softmax_row(x, visible, n, scale);
+}
+#endif
+
+static void softmax_any(float *x, int visible, int n, float scale) {
+#if TFB__X86
+    if (has_avx2()) softmax_row_avx2(x, visible, n, scale);
+    else
+#endif
+        softmax_row(x, visible, n, scale);
+}
+
+static float *job_scores(job *j, size_t floats) {
+    if (floats > j->scores_room) {
+        free(j->scores);
+        j->scores = (float *)allocate(4 * floats);
+        j->scores_room = floats;
+    }
+    return j->scores;
+}
+
+/* The query heads of a kv head are the rows of one product, or of one each. */
+static void naive(job *j, const peer *p, int causal) {
+    const tfb_idx *n = j->n, group = n[1] / n[2];
+    const int T = (int)n[3], S = (int)n[4], D = (int)n[5];
+    const int heads = p->row->flags & ONE_ROW ? 1 : (int)group, rows = heads * T;
+    const float scale = 1.0f / sqrtf((float)D), *q = (const float *)j->t[0].data;
+    float *scores = job_scores(j, (size_t)rows * (size_t)S), *y = (float *)j->t[3].data;
+    tfb_idx i;
+    int r;
+    for (i = 0; i < n[0] * n[1]; i += heads, q += rows * D, y += rows * D) {
+        const tfb_idx at = i / group * S * D;
+        const product qk = {rows, S, D, 1, q, (const float *)j->t[1].data + at, scores};
+        const product pv = {rows, D, S, 0, scores, (const float *)j->t[2].data + at, y};
+        p->row->run(p, &qk);
+        for (r = 0; r < rows; r++)
+            softmax_any(scores + (size_t)r * (size_t)S, causal ? r % T + 1 + S - T : S, S,
+                        scale);
+        p->row->run(p, &pv);
+    }
+}
+
+static void peer_attention(job *j, const peer *p) {
+    naive(j, p, 0);
+}
+
+static void peer_causal(job *j, const peer *p) {
+    naive(j, p, 1);
 }
 
 static void shape_rows(job *j) { /* rows C */
@@ -665,9 +794,13 @@ enum {
     HALVES = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6,
     FUSIONS = 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10,
     BATCH = 1 << 11,
-    ATTENTIONS = 1 << 12 | 1 << 13,
-    DECODE = 1 << 14,
-    ROWWISE = 1 << 15 | 1 << 16,
+    ATTENTION = 1 << 12,
+    CAUSAL = 1 << 13,
+    WINDOW = 1 << 14,
+    DECODE = 1 << 15,
+    DECODES = 1 << 15 | 1 << 16 | 1 << 17,
+    ROWWISE = 1 << 18 | 1 << 19,
+    ATTENTIONS = ATTENTION | CAUSAL,
     LINEARS = LINEAR | LINEAR_PACKED,
     GEMMS = MATMUL | LINEARS
 };
@@ -693,9 +826,14 @@ static const workload WORKLOADS[] = {
     {"fused_silu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &SILU},
     {"fused_swiglu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &SWIGLU},
     {"matmul_batch", FLOPS, T_Y, shape_batch, ours_matmul, peer_batch, flops_batch, NULL},
-    {"attention", FLOPS, 3, shape_attention, ours_attention, NULL, flops_attention, NULL},
-    {"causal", FLOPS, 3, shape_attention, ours_causal, NULL, flops_causal, NULL},
-    {"decode", READ, 3, shape_attention, ours_attention, NULL, bytes_cache, NULL},
+    {"attention", FLOPS, 3, shape_attention, ours_attention, peer_attention,
+     flops_attention, NULL},
+    {"causal", FLOPS, 3, shape_attention, ours_causal, peer_causal, flops_causal, NULL},
+    {"window", FLOPS, 3, shape_attention, ours_window, NULL, flops_window, NULL},
+    {"decode", READ, 3, shape_attention, ours_causal, peer_causal, bytes_cache, NULL},
+    {"decode_f16", READ, 3, shape_attention, ours_causal, NULL, bytes_half, &F16_PLAIN},
+    {"decode_bf16", READ, 3, shape_attention, ours_causal, NULL, bytes_half,
+     &BF16_PLAIN},
     {"rmsnorm", COPY, 1, shape_rows, ours_rmsnorm, NULL, bytes_rows, NULL},
     {"softmax", COPY, 1, shape_rows, ours_softmax, NULL, bytes_rows, NULL},
 };
@@ -740,9 +878,48 @@ static const struct row {
     {BATCH, 0, {12, 1, 197, 64, 197}},
     {BATCH, 0, {12, 12, 197, 64, 197}},
     {ATTENTIONS, QUICK, {1, 12, 12, 64, 64, 64}},
+    {ATTENTIONS, 0, {1, 12, 12, 197, 197, 64}},
     {ATTENTIONS, 0, {1, 12, 12, 512, 512, 64}},
     {ATTENTIONS, 0, {1, 12, 12, 1024, 1024, 64}},
-    {DECODE, COLD | QUICK, {1, 32, 8, 1, 4096, 128}},
+    {ATTENTIONS, 0, {1, 12, 12, 2448, 2448, 64}},
+    {ATTENTION, 0, {1, 12, 12, 8192, 8192, 64}},
+    {ATTENTIONS, 0, {8, 12, 12, 512, 512, 64}},
+    {ATTENTIONS, 0, {1, 12, 12, 1024, 1024, 128}},
+    {ATTENTIONS, 0, {1, 12, 12, 2448, 2448, 128}},
+    {WINDOW, QUICK, {1, 1, 1, 512, 512, 64}},
+    {WINDOW, 0, {1, 12, 12, 8192, 8192, 64}},
+    {DECODE, COLD, {1, 32, 32, 1, 1024, 128}},
+    {DECODE, COLD, {1, 32, 32, 2, 1024, 128}},
+    {DECODE, COLD, {1, 32, 32, 4, 1024, 128}},
+    {DECODE, COLD, {1, 32, 32, 8, 1024, 128}},
+    {DECODE, COLD, {1, 32, 32, 1, 4096, 128}},
+    {DECODE, COLD, {1, 32, 32, 2, 4096, 128}},
+    {DECODE, COLD, {1, 32, 32, 4, 4096, 128}},
+    {DECODE, COLD, {1, 32, 32, 8, 4096, 128}},
+    {DECODES, COLD, {1, 32, 32, 1, 16384, 128}},
+    {DECODE, COLD, {1, 32, 32, 2, 16384, 128}},
+    {DECODE, COLD, {1, 32, 32, 4, 16384, 128}},
+    {DECODES, COLD, {1, 32, 32, 8, 16384, 128}},
+    {DECODES, COLD, {1, 32, 32, 1, 32768, 128}},
+    {DECODE, COLD, {1, 32, 32, 2, 32768, 128}},
+    {DECODE, COLD, {1, 32, 32, 4, 32768, 128}},
+    {DECODES, COLD, {1, 32, 32, 8, 32768, 128}},
+    {DECODES, COLD | QUICK, {1, 32, 8, 1, 1024, 128}},
+    {DECODE, COLD, {1, 32, 8, 2, 1024, 128}},
+    {DECODE, COLD, {1, 32, 8, 4, 1024, 128}},
+    {DECODE, COLD, {1, 32, 8, 8, 1024, 128}},
+    {DECODE, COLD, {1, 32, 8, 1, 4096, 128}},
+    {DECODE, COLD, {1, 32, 8, 2, 4096, 128}},
+    {DECODE, COLD, {1, 32, 8, 4, 4096, 128}},
+    {DECODE, COLD, {1, 32, 8, 8, 4096, 128}},
+    {DECODES, COLD, {1, 32, 8, 1, 16384, 128}},
+    {DECODE, COLD, {1, 32, 8, 2, 16384, 128}},
+    {DECODE, COLD, {1, 32, 8, 4, 16384, 128}},
+    {DECODES, COLD, {1, 32, 8, 8, 16384, 128}},
+    {DECODES, COLD, {1, 32, 8, 1, 32768, 128}},
+    {DECODE, COLD, {1, 32, 8, 2, 32768, 128}},
+    {DECODE, COLD, {1, 32, 8, 4, 32768, 128}},
+    {DECODES, COLD, {1, 32, 8, 8, 32768, 128}},
     {ROWWISE, QUICK, {64, 1024}},
     {ROWWISE, COLD, {4096, 1024}},
 };
@@ -793,17 +970,25 @@ static void fill(float *p, size_t n) { /* -1 .. 1 */
     }
 }
 
-/* Weights of 16 bits: floats, rounded. */
-static void job_round(job *j, tfb_tensor *w) {
-    tfb_tensor from = tfb_view2(NULL, TFB_F32, w->shape[0], w->shape[1]);
+/* Weights and caches of 16 bits: floats, rounded, over and over, in every copy. Their
+ * number is a prime one: no two rows are the same. */
+static void job_round(job *j, int part) {
+    enum { FLOATS = 65521 };
+    const tfb_tensor *half = &j->t[part];
+    const tfb_idx n = tfb_numel(half);
+    char *data = j->data + j->at[part];
+    tfb_tensor from = tfb_view1(allocate(4 * FLOATS), TFB_F32, FLOATS), to = from;
+    tfb_idx at;
     int i;
-    from.data = allocate(tensor_bytes(&from));
-    fill((float *)from.data, (size_t)tfb_numel(&from));
-    for (i = 0; i < j->copies; i++) {
-        job_place(j, i);
-        if (tfb_copy(j->ctx, &from, w) != TFB_OK) stop(j->w->name, j->ctx->message);
+    fill((float *)from.data, FLOATS);
+    for (at = 0; at < n; at += FLOATS) {
+        from.shape[0] = n - at < FLOATS ? n - at : FLOATS;
+        to = tfb_view1(data + 2 * at, half->dtype, from.shape[0]);
+        if (tfb_copy(j->ctx, &from, &to) != TFB_OK) stop(j->w->name, j->ctx->message);
     }
     free(from.data);
+    for (i = 1; i < j->copies; i++)
+        memcpy(data + (size_t)i * j->copy_bytes, data, 2 * (size_t)n);
 }
 
 static void job_pack(job *j) {
@@ -842,7 +1027,8 @@ static void job_make(job *j, const workload *w, const struct row *r) {
     j->copies = j->cold ? (int)(far / job_bytes(j)) + 1 : 1;
     job_grow(j, j->copy_bytes * (size_t)j->copies);
     fill((float *)(void *)j->data, j->copy_bytes / 4 * (size_t)j->copies);
-    if (w->layer && w->layer->weights != TFB_F32) job_round(j, &j->t[T_W]);
+    for (i = 0; i < w->output; i++)
+        if (j->t[i].dtype == TFB_F16 || j->t[i].dtype == TFB_BF16) job_round(j, i);
     if (w->layer && w->layer->parts & PACKED) job_pack(j);
     job_place(j, 0);
 }
@@ -856,6 +1042,12 @@ static void add_player(field *f, const char *name, const char *isa, const peer *
     p->ours = ours;
 }
 
+static int plays(const struct peer_row *p, const workload *w, const struct row *r) {
+    const int attends = w->shape == shape_attention;
+    if (!w->peer || attends != ((p->flags & ATTENDS) != 0)) return 0;
+    return !(p->flags & ONE_ROW) || r->n[attends ? 3 : 0] == 1;
+}
+
 /* Who plays: the tables, the best one first; peers that know how. */
 static void field_enter(field *f, const workload *w, const struct row *r) {
     const int slow = f->tables > 1 && strcmp(f->isa[f->tables - 1], "scalar") == 0;
@@ -865,8 +1057,8 @@ static void field_enter(field *f, const workload *w, const struct row *r) {
     for (i = 0; i < tables; i++) add_player(f, f->isa[i], f->isa[i], NULL, w->ours);
     for (i = 0; i < tables && w->layer && w->layer->parts & FUSED; i++)
         add_player(f, "ours_plain", f->isa[i], NULL, ours_plain);
-    for (i = 0; i < f->n_peers && w->peer; i++)
-        if (!f->peers[i].row->one_row || r->n[0] == 1)
+    for (i = 0; i < f->n_peers; i++)
+        if (plays(f->peers[i].row, w, r))
             add_player(f, f->peers[i].row->name, NULL, &f->peers[i], NULL);
 }
 
@@ -935,7 +1127,7 @@ static const struct column {
     const char *name, *head; /* in the file, above the printed table */
     int width;
 } COLUMNS[CELLS] = {
-    {"workload", "workload", -24},  {"shape", "shape", -22},
+    {"workload", "workload", -24},  {"shape", "shape", -24},
     {"threads", "thr", 3},          {"isa", "isa", -7},
     {"unit", "unit", -4},           {"ours", "ours", 7},
     {"limit", "limit", 7},          {"ours_over_limit", "/limit", 6},
@@ -1324,6 +1516,7 @@ int main(int argc, char **argv) {
     fclose(file);
     printf("%s\n", opt.out);
     free(f.j.data);
+    free(f.j.scores);
     free(l.m[0].from);
     free(l.m[0].to);
     tfb_ctx_free(&ctx);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draws what the benchmark wrote, as far as it is there. Standard library only.
 build/bench.tsv as build/bench.svg: how much of the machine's limit each workload reaches,
-ours beside every peer. build/sweep.tsv as build/sweep.svg: speed over the size of square
-products.
+ours beside every peer; build/torch.tsv, if there, adds one more peer to it.
+build/sweep.tsv as build/sweep.svg: speed over the size of square products.
 
     python3 tests/bench/plot.py [bench.tsv or sweep.tsv [the .svg]]
 """
@@ -14,9 +14,10 @@ from xml.sax.saxutils import escape
 
 OURS = ["#1f6fb2", "#62b0e8", "#9fd0f2"]  # one per instruction-set table
 PLAIN = ["#4a5a68", "#93a2ae", "#c4ccd3"]  # the same without what is fused
-PEERS = ["#d98032", "#b0569c", "#7a9a3a", "#c9a227", "#888888"]
-BAR, GAP, LABEL, PLOT, VALUE, HEAD = 11, 8, 150, 200, 84, 44
-PANEL, COLUMNS, TOP = LABEL + PLOT + VALUE, 3, 70
+PEERS = ["#d98032", "#b0569c", "#7a9a3a", "#c9a227", "#c0504d", "#e39a97", "#5b4a9c",
+         "#888888"]
+BAR, GAP, LABEL, PLOT, VALUE, HEAD = 11, 8, 156, 200, 84, 44
+PANEL, COLUMNS, TOP = LABEL + PLOT + VALUE, 3, 78
 
 
 def number(text):
@@ -28,6 +29,14 @@ def rows_of(path):
     """The lines of a table as dictionaries."""
     with open(path, encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def torch_rows(source, rows):
+    """What PyTorch did, from the file beside, for the shapes that are there."""
+    path = os.path.join(os.path.dirname(source), "torch.tsv")
+    shapes = {(r["workload"], r["shape"]) for r in rows}
+    found = rows_of(path) if os.path.exists(path) else []
+    return [r for r in found if (r["workload"], r["shape"]) in shapes]
 
 
 def read(rows):
@@ -48,7 +57,7 @@ def read(rows):
         ours, peer = ("tfblocks " + r["isa"], "ours"), (rival, "peer_value")
         for name, column in (ours, peer):
             value = number(r[column])
-            if value and limit:
+            if value and limit and name not in shape:
                 shape[name] = (value, value / limit, r["unit"])
     return limits, workloads
 
@@ -117,9 +126,9 @@ def draw(limits, workloads):
     at = 16
     for name, fill in colour.items():
         body += [rect(at, 12, 12, 12, fill), text(at + 17, 22, name, font_size="13")]
-        at += 50 + 7.2 * len(name)
-    body.append(text(at, 22, "bars: share of the limit; cold: data from memory"))
-    body.append(text(16, 44, "limits: " + ",  ".join(limits), fill="#444"))
+        at += 36 + 6.8 * len(name)
+    body.append(text(16, 42, "bars: share of the limit; cold: data from memory"))
+    body.append(text(16, 60, "limits: " + ",  ".join(limits), fill="#444"))
     return svg(16 + COLUMNS * PANEL, max(ends) + 8, body)
 
 
@@ -191,7 +200,7 @@ def convert(source, target):
         if "of_peak" in rows[0]:
             picture = draw_sweep(*read_sweep(rows))
         else:
-            picture = draw(*read(rows))
+            picture = draw(*read(rows + torch_rows(source, rows)))
     except (OSError, KeyError, ValueError) as error:
         sys.exit(f"plot.py: {source}: {error}; run the benchmark first")
     with open(target, "w", encoding="utf-8") as file:

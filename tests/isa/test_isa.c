@@ -835,112 +835,227 @@ static void rotate(void) {
 }
 
 /* --- attention --- */
-/* Strides of [B, H, T, D]: dense, token-major, or channels first; returns the extent. */
-static tfb_idx layout(int kind, tfb_idx B, tfb_idx H, tfb_idx T, tfb_idx D, tfb_idx *st) {
+/* [B, H, T, D]: dense, token-major, or channels first; returns the floats it spans. */
+static tfb_idx layout(int kind, tfb_idx B, tfb_idx H, tfb_idx T, tfb_idx D,
+                      tfb_tensor *t) {
     const tfb_idx gap = kind == 1 ? 3 : 0;
-    st[3] = kind == 2 ? T : 1;
-    st[2] = kind == 0 ? D : kind == 1 ? H * D + gap : 1;
-    st[1] = kind == 0 ? T * D : kind == 1 ? D : D * T;
-    st[0] = kind == 1 ? T * st[2] : H * T * D;
+    *t = tfb_view4(NULL, TFB_F32, B, H, T, D);
+    t->stride[3] = kind == 2 ? T : 1;
+    t->stride[2] = kind == 0 ? D : kind == 1 ? H * D + gap : 1;
+    t->stride[1] = kind == 0 ? T * D : kind == 1 ? D : D * T;
+    t->stride[0] = kind == 1 ? T * t->stride[2] : H * T * D;
     if (!T || !H) return 0;
-    return (B - 1) * st[0] + (H - 1) * st[1] + (T - 1) * st[2] + (D - 1) * st[3] + 1;
+    return (B - 1) * t->stride[0] + (H - 1) * t->stride[1] + (T - 1) * t->stride[2] +
+           (D - 1) * t->stride[3] + 1;
 }
 
-static void attention_ref(const tfb__attn *a, tfb_idx B, float *o, float *lse) {
-    const tfb_idx H = a->G * a->group;
-    float *row = t_floats(3 * a->Dv), *acc = row + a->Dv, *all = acc + a->Dv;
-    tfb_idx b, h, t, d;
-    for (b = 0; b < B; b++)
-        for (h = 0; h < H; h++)
-            for (t = 0; t < a->T; t++) { /* keys lo .. hi - 1: CONTRACT section 5 */
-                const tfb_idx kv = h / a->group,
-                              last = a->causal ? t + a->offset : a->S - 1;
-                tfb_idx lo = a->window ? last - a->window + 1 : 0, hi = last + 1;
-                float l;
-                if (lo < 0) lo = 0;
-                if (hi > a->S) hi = a->S;
-                l = tfb__attention_ref(
-                    a, a->q + b * a->q_st[0] + h * a->q_st[1] + t * a->q_st[2],
-                    a->k + b * a->k_st[0] + kv * a->k_st[1],
-                    a->v + b * a->v_st[0] + kv * a->v_st[1], lo, hi, acc, all, row);
-                for (d = 0; d < a->Dv; d++)
-                    o[b * a->o_st[0] + h * a->o_st[1] + t * a->o_st[2] + d * a->o_st[3]] =
-                        row[d];
-                if (lse) lse[b * a->lse_st[0] + h * a->lse_st[1] + t * a->lse_st[2]] = l;
-            }
-    free(row);
+/* Numbers for k or v, in 16 bits now and then. */
+static void attention_keys(tfb_tensor *t, tfb_idx n) {
+    static const tfb_dtype dtypes[] = {TFB_F32, TFB_F32, TFB_F16, TFB_BF16};
+    float *x = numbers(n, 1);
+    tfb_idx i;
+    poison(x, n);
+    t->data = x;
+    t->dtype = PICK(dtypes);
+    if (t->dtype == TFB_F32) return;
+    t->data = room((n + 1) / 2);
+    for (i = 0; i < n; i++) { /* the last 16 bits of an odd n stay a canary's */
+        const uint16_t h = t->dtype == TFB_F16 ? tfb__f16_of(x[i])
+                                               : (uint16_t)(tfb__bits_of(x[i]) >> 16);
+        memcpy((char *)t->data + 2 * i, &h, 2);
+    }
 }
 
-static void attention_options(tfb__attn *a) {
+/* Everything kernels see of the options; each now and then. */
+static void attention_options(tfb_attention_opts *o, tfb_idx T, tfb_idx S) {
     static const tfb_idx places[] = {0,  0,   0,   1,    5,    16,  63,
                                      64, 100, 960, 1000, 1023, 1024};
-    a->causal = t_int(0, 3) != 0;
-    a->offset = t_int(0, 1) ? a->S - a->T : t_int(-4, a->S);
-    a->window = a->causal && t_int(0, 1) ? t_int(1, a->S + 1) : 0;
-    a->key_pos0 = PICK(places);
-    a->scale = t_int(0, 1) ? 0.25f : 3.0f;
-    a->block_rows = TFB__MIN(t_int(1, 64), a->T * a->group);
-    a->blocks = (a->T * a->group + a->block_rows - 1) / a->block_rows;
+    memset((void *)o, 0, sizeof *o);
+    o->causal = (tfb_causal)t_int(0, 2);
+    o->offset_set = (int)t_int(0, 1);
+    o->offset = t_int(0, 1) ? S - T : t_int(-4, S);
+    if (o->causal && t_int(0, 1)) o->window = t_int(1, S + 1);
+    else if (t_int(0, 3) == 0) {
+        o->two_sided = 1;
+        o->left = t_int(0, S);
+        o->right = t_int(0, S);
+    }
+    o->window_pinned = t_int(0, 2) == 0 ? t_int(1, 9) : 0;
+    o->key_pos0 = PICK(places);
+    o->key_pinned = t_int(0, 4) == 0 ? t_int(1, 1 + S / 2) : 0;
+    o->scale_set = 1;
+    o->scale = t_int(0, 1) ? 0.25f : 3.0f;
+    o->softcap = t_int(0, 4) == 0 ? 2.0f : 0.0f;
+    o->chunk_size = t_int(0, 1) ? t_int(1, 70) : 0;
+}
+
+/* Mask, bias, slopes and sinks, with strides of 0 where they broadcast. */
+static void attention_extras(tfb_attention_opts *o, tfb_tensor *t, const tfb_tensor *q,
+                             tfb_idx S) {
+    const tfb_idx H = q->shape[1], T = q->shape[2], n = T * S;
+    tfb_idx i;
+    if (n && t_int(0, 4) == 0) {
+        t[0] = tfb_view2(room((n + 3) / 4), TFB_U8, T, S);
+        for (i = 0; i < n; i++) ((uint8_t *)t[0].data)[i] = t_int(0, 3) != 0;
+        o->mask = &t[0];
+    }
+    if (n && t_int(0, 4) == 0) {
+        t[1] = tfb_view4(numbers(H * n, 1), TFB_F32, 1, H, T, S);
+        for (i = 0; i < 3; i++) poison((float *)t[1].data, n);
+        o->bias = &t[1];
+    }
+    if (H && t_int(0, 4) == 0) {
+        t[2] = tfb_view1(numbers(H, 1), TFB_F32, H);
+        o->alibi = &t[2];
+    }
+    if (H && t_int(0, 4) == 0) {
+        t[3] = tfb_view1(numbers(H, 3), TFB_F32, H);
+        o->sinks = &t[3];
+    }
+}
+
+static void attention_ref(const tfb__attn *a, tfb_idx B, float *y, float *lse) {
+    const tfb_idx H = a->G * a->group;
+    float *work = t_floats(3 * a->D + 4 * a->Dv), *row = work + 3 * (a->D + a->Dv);
+    tfb_idx b, h, i, d;
+    for (b = 0; b < B; b++)
+        for (h = 0; h < H; h++)
+            for (i = 0; i < a->T; i++) {
+                const float l = tfb__attention_ref(a, b, h, i, work, row);
+                for (d = 0; d < a->Dv; d++) y[tfb__at4(&a->y, b, h, i, d)] = row[d];
+                if (lse) lse[tfb__at4(&a->lse, b, h, i, 0)] = l;
+            }
+    free(work);
+}
+
+/* Whole tasks by two workers in turn, or splits of them in waves of three. */
+static void attention_run(tfb_ctx *ctx, tfb__attn *a) {
+    tfb__attn_state state;
+    tfb_idx i;
+    tfb__attention_blocks(a, a->T, a->longest);
+    a->part_bytes = tfb__attn_part_bytes(a);
+    a->worker_bytes = tfb__attn_carve(a, NULL, &state);
+    a->tasks = a->seqs * a->G * a->blocks;
+    a->item_max = 3;
+    a->scratch = (char *)room((tfb_idx)(2 * a->worker_bytes / sizeof(float)));
+    if (t_int(0, 1)) {
+        a->phase = TFB__ATTN_WHOLE;
+        for (i = 0; i < a->tasks; i++) isa->attention(a, i, (int)(i % 2));
+    } else {
+        tfb__attention_waves(ctx, a);
+    }
 }
 
 static void attention_case(tfb_idx B, tfb_idx G, tfb_idx T, tfb_idx S, tfb_idx D,
                            tfb_idx Dv) {
-    tfb_idx n[4], i, rows;
-    float *p[4], *want, *want_lse = NULL;
-    tfb__attn_state state;
+    const tfb_idx H = G * t_int(1, 3);
+    tfb_tensor q, k, v, y, extra[4];
+    tfb_attention_opts o;
+    tfb_idx n, rows = B * H * T;
+    float *want, *want_lse = NULL;
     tfb__attn a;
-    memset((void *)&a, 0, sizeof a);
-    a.T = T;
-    a.S = S;
-    a.D = D;
-    a.Dv = Dv;
-    a.G = G;
-    a.group = t_int(1, 3);
-    attention_options(&a);
-    n[0] = layout((int)t_int(0, 2), B, G * a.group, T, D, a.q_st);
-    n[1] = layout((int)t_int(0, 2), B, G, S, D, a.k_st);
-    n[2] = layout((int)t_int(0, 2), B, G, S, Dv, a.v_st);
-    n[3] = layout((int)t_int(0, 2), B, G * a.group, T, Dv, a.o_st);
-    for (i = 0; i < 3; i++) poison(p[i] = numbers(n[i], 1), n[i]);
-    p[3] = room(n[3]);
-    a.q = p[0];
-    a.k = p[1];
-    a.v = p[2];
-    a.o = p[3];
-    rows = B * G * a.group * T;
-    want = room(n[3]);
+    tfb_ctx ctx;
+    CHECK_OK(&ctx, tfb_ctx_init_static(&ctx, NULL, 0));
+    CHECK_OK(&ctx, tfb_isa_force(&ctx, isa->name));
+    n = layout((int)t_int(0, 2), B, H, T, D, &q);
+    poison((float *)(q.data = numbers(n, 1)), n);
+    n = layout((int)t_int(0, 2), B, G, S, D, &k);
+    attention_keys(&k, n);
+    n = layout((int)t_int(0, 2), B, G, S, Dv, &v);
+    attention_keys(&v, n);
+    n = layout((int)t_int(0, 2), B, H, T, Dv, &y);
+    y.data = room(n);
+    want = room(n);
+    attention_options(&o, T, S);
+    attention_extras(&o, extra, &q, S);
+    CHECK_OK(&ctx, tfb__attention_resolve(&ctx, "test", &q, &k, &v, &o, &a));
+    CHECK_OK(&ctx, tfb__attention_sequences(&ctx, "test", &a));
+    a.y = y;
     if (t_int(0, 1)) { /* tokens before heads */
-        a.lse = room(rows);
+        a.lse = tfb_view4(room(rows), TFB_F32, B, H, T, 1);
+        a.lse.stride[1] = 1;
+        a.lse.stride[2] = H;
         want_lse = room(rows);
-        a.lse_st[1] = 1;
-        a.lse_st[2] = G * a.group;
-        a.lse_st[0] = a.lse_st[2] * T;
     }
     attention_ref(&a, B, want, want_lse);
-    a.worker_bytes = tfb__attn_carve(&a, NULL, &state);
-    a.scratch = (char *)room((tfb_idx)(2 * a.worker_bytes / sizeof(float)));
-    for (i = 0; i < B * G * a.blocks; i++) isa->attention(&a, i, (int)(i % 2));
+    attention_run(&ctx, &a);
     CHECK_BITS(
-        a.o, want, n[3],
-        "attention B %ld G %ld group %ld T %ld S %ld D %ld Dv %ld causal %d offset "
-        "%ld window %ld key_pos0 %ld block %ld",
-        (long)B, (long)G, (long)a.group, (long)T, (long)S, (long)D, (long)Dv, a.causal,
-        (long)a.offset, (long)a.window, (long)a.key_pos0, (long)a.block_rows);
-    if (a.lse) CHECK_BITS(a.lse, want_lse, rows, "lse T %ld S %ld", (long)T, (long)S);
+        (float *)y.data, want, n,
+        "attention B %ld G %ld H %ld T %ld S %ld D %ld Dv %ld causal %d offset "
+        "%ld window %ld two_sided %d key_pos0 %ld pinned %ld block %ld dtypes %d %d",
+        (long)B, (long)G, (long)H, (long)T, (long)S, (long)D, (long)Dv, o.causal,
+        (long)o.offset, (long)o.window, o.two_sided, (long)o.key_pos0, (long)o.key_pinned,
+        (long)a.block_rows, (int)k.dtype, (int)v.dtype);
+    if (want_lse)
+        CHECK_BITS((float *)a.lse.data, want_lse, rows, "lse T %ld S %ld", (long)T,
+                   (long)S);
     done("attention");
 }
 
 static void attention(void) {
     static const tfb_idx keys[] = {0,  1,  2,  15,  16,  17,  33,
                                    63, 64, 65, 100, 127, 128, 130};
-    static const tfb_idx dims[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64};
+    static const tfb_idx dims[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64};
     int i;
-    for (i = 0; i < 250; i++)
+    for (i = 0; i < 400; i++)
         attention_case(t_int(1, 2), t_int(1, 2), t_int(1, 9), PICK(keys), PICK(dims),
                        PICK(dims));
-    for (i = 0; i < 6; i++) attention_case(1, 1, t_int(20, 70), t_int(60, 200), 16, 24);
-    for (i = 0; i < 6; i++) attention_case(1, 1, 2, t_int(1000, 2100), t_int(1, 16), 9);
+    for (i = 0; i < 10; i++)
+        attention_case(1, 1, t_int(20, 70), t_int(60, 200), 16, PICK(dims));
+    for (i = 0; i < 10; i++)
+        attention_case(1, 1, 2, t_int(1000, 2100), t_int(1, 16), PICK(dims));
     attention_case(1, 2, 65, 65, 80, 80);
+}
+
+/* --- merge --- */
+static void merge_case(tfb_idx n, tfb_idx rows, tfb_idx Dv) {
+    const int kind = (int)t_int(0, 2);
+    float *want = room(rows * Dv), *want_lse = room(rows), *lse, *row = t_floats(Dv);
+    tfb__merge m;
+    tfb_idx i, j, d;
+    memset((void *)&m, 0, sizeof m);
+    m.states = n;
+    m.y_step = layout(kind, 1, 1, rows, Dv, &m.y[0]);
+    m.y[0].data = numbers(n * m.y_step, 1);
+    poison((float *)m.y[0].data, n * m.y_step);
+    m.lse_step = rows;
+    m.lse[0] = tfb_view3(lse = numbers(n * rows, 4), TFB_F32, 1, 1, rows);
+    for (i = 0; i < n * rows; i++)
+        if (t_int(0, 3) == 0) lse[i] = -TFB__FLT_INF;
+    m.out = tfb_view4(room(rows * Dv), TFB_F32, 1, 1, rows, Dv);
+    m.out_lse = tfb_view3(room(rows), TFB_F32, 1, 1, rows);
+    for (i = 0; i < rows; i++) {
+        float *acc = want + i * Dv, top = -FLT_MAX, l = 0;
+        tfb_idx found = 0;
+        memset((void *)acc, 0, (size_t)Dv * sizeof *acc);
+        for (j = 0; j < n; j++) {
+            if (tfb__bits_of(lse[j * rows + i]) == 0xFF800000u) continue;
+            for (d = 0; d < Dv; d++)
+                row[d] =
+                    ((float *)m.y[0].data)[j * m.y_step + tfb__at4(&m.y[0], 0, 0, i, d)];
+            if (found++) {
+                tfb__merge_ref(Dv, &top, &l, acc, lse[j * rows + i], 1.0f, row);
+                continue;
+            }
+            memcpy((void *)acc, (const void *)row, (size_t)Dv * sizeof *acc);
+            top = lse[j * rows + i];
+            l = 1.0f;
+        }
+        for (d = 0; found > 1 && d < Dv; d++) acc[d] = TFB__FMA(acc[d], 1.0f / l, 0.0f);
+        want_lse[i] = !found ? -TFB__FLT_INF : found > 1 ? top + tfb__log_scalar(l) : top;
+        isa->merge(&m, i, 0);
+    }
+    CHECK_BITS((float *)m.out.data, want, rows * Dv, "merge n %ld rows %ld Dv %ld",
+               (long)n, (long)rows, (long)Dv);
+    CHECK_BITS((float *)m.out_lse.data, want_lse, rows, "merge lse n %ld", (long)n);
+    free(row);
+    done("merge");
+}
+
+static void merge(void) {
+    int i;
+    for (i = 0; i < 200; i++) merge_case(t_int(0, 4), t_int(1, 5), PICK(lengths));
+    merge_case(3, 2, 600);
 }
 
 /* --- The table itself. --- */
@@ -964,7 +1079,7 @@ static const kernel_test tests[] = {
     {"collect", collect},     {"map", map},
     {"norm", norm},           {"softmax", softmax},
     {"turns", turns},         {"rotate", rotate},
-    {"attention", attention},
+    {"attention", attention}, {"merge", merge},
 };
 
 static void run_one(const char *name, const kernel_test *test) {

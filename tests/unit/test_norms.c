@@ -534,8 +534,9 @@ static void rope_want(rope *r) {
     r->want = floats_copy(to->mem, to->n);
     for (i = 0; v->D && i < tfb_numel(&r->x.t) / v->D; i++) {
         const tfb_idx b = i / (v->H * v->T), t = i % v->T;
+        const tfb_idx at[1] = {rope_position(r, b, t)};
         row_get(&r->x, r->x.mem, i, row);
-        tfb__rope_ref(v->D, row, rope_position(r, b, t), &r->o, r->hi, r->lo, out);
+        tfb__rope_ref(v->D, row, at, &r->o, r->hi, r->lo, out);
         row_put(to, r->want, i, out);
     }
     free(row);
@@ -687,9 +688,10 @@ static void rope_permuted(void) {
     o.start = 11;
     tfb__rope_frequencies(4, 10000.0, 0, hi, lo);
     for (i = 0; i < B * T * H; i++) {
+        const tfb_idx at[1] = {11 + i / H % T};
         float row[8];
         memcpy(row, want + i * D, sizeof row);
-        tfb__rope_ref(D, row, 11 + i / H % T, &o, hi, lo, want + i * D);
+        tfb__rope_ref(D, row, at, &o, hi, lo, want + i * D);
     }
     CHECK_OK(&ctx, tfb_permute(&ctx, &t, order, &t));
     CHECK_OK(&ctx, tfb_rope(&ctx, &t, &o, &t));
@@ -762,7 +764,7 @@ static void rope_reference_is_accurate(void) {
         o.interleaved = i & 1;
         o.inverse = i >> 1 & 1;
         tfb__rope_frequencies(D / 2, 10000.0, 0, hi, lo);
-        tfb__rope_ref(D, x, position, &o, hi, lo, y);
+        tfb__rope_ref(D, x, &position, &o, hi, lo, y);
         for (d = 0; d < D / 2; d++) {
             const tfb_idx i0 = o.interleaved ? 2 * d : d;
             const tfb_idx i1 = o.interleaved ? 2 * d + 1 : d + D / 2;
@@ -1318,7 +1320,7 @@ static void rope_refuses(void) {
     call_refused(&c, -1, NULL, TFB_ERR_ARG, "base must be between 1 and 1e12");
     memset(&rope_opts, 0, sizeof rope_opts);
     t_ctx(&ctx, NULL);
-    CHECK_FAILS(&ctx, TFB_ERR_SHAPE, "x.shape[3] is 3, must be even",
+    CHECK_FAILS(&ctx, TFB_ERR_SHAPE, "rows are 3 long, must be even",
                 tfb_rope(&ctx, &odd, NULL, &odd));
     rope_opts.dims = 2;
     CHECK_OK(&ctx, tfb_rope(&ctx, &odd, &rope_opts, &odd));
