@@ -6767,52 +6767,58 @@ static void tfb__merge_ref(tfb_idx n, float *m, float *l, float *acc, float m2, 
     for (d = 0; d < n; d++) acc[d] = TFB__FMA(acc[d], e1, acc2[d] * e2);
 }
 
+/* The keys of a tile: row[c] is that of key number n0 + c, or -1 if it is hidden, and
+ * score[c] its score. q: the query and room for two rows more. */
+static void tfb__tile_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
+                          tfb_idx i, tfb_idx n0, float *q, float *score, tfb_idx *row) {
+    float *k = q + a->D, *work = k + a->D;
+    tfb_idx c;
+    for (c = 0; c < TFB__KT; c++) {
+        const tfb_idx n = n0 + c, j = n < a->o.key_pinned ? n : n - u->shift;
+        row[c] = tfb__visible_ref(a, u, h, i, n, j) ? j : -1;
+        if (row[c] < 0) continue;
+        tfb__row_ref(a, &a->k, u->batch, h / a->group, j, k);
+        tfb__qk_ref(a, 1, u->batch, j, n, k, work);
+        score[c] = tfb__score_ref(a, u, h, i, n, j, q, k);
+    }
+}
+
 /* Query row i of head h of sequence s: the definition. work has 3 D + 3 Dv floats.
  * Returns lse. */
 TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_idx h,
                                             tfb_idx i, float *work, float *o) {
     const tfb__attn_seq u = tfb__attn_sequence(a, s);
-    const tfb_idx g = h / a->group, end = u.hi + (u.shift > 0 ? u.shift : 0);
-    float *q = work, *k = q + 2 * a->D, *v = k + a->D, *acc = v + a->Dv;
-    float *all = acc + a->Dv, all_m = -FLT_MAX, all_l = 0, m = 0;
-    float lane[TFB__LANES];
-    tfb_idx n0, n, d;
+    const tfb_idx end = u.hi + (u.shift > 0 ? u.shift : 0);
+    float *q = work, *v = q + 3 * a->D, *acc = v + a->Dv, *all = acc + a->Dv;
+    float all_m = -FLT_MAX, all_l = 0, m = 0, lane[TFB__LANES];
+    tfb_idx n, c, d;
     tfb__row_ref(a, &a->q, u.batch, h, i, q);
     tfb__qk_ref(a, 0, u.batch, i, i + u.stand, q, q + a->D);
     for (d = 0; d < a->Dv; d++) all[d] = 0;
-    for (n0 = 0; n0 < end; n0 += TFB__KT) { /* tile after tile */
-        float p[TFB__KT], top, carry;
-        if (n0 % TFB__KS == 0) { /* a split begins */
-            m = -FLT_MAX;
-            for (d = 0; d < TFB__LANES; d++) lane[d] = 0;
-            for (d = 0; d < a->Dv; d++) acc[d] = 0;
-        }
-        for (n = n0, top = m; n < n0 + TFB__KT; n++) {
-            const tfb_idx j = n < a->o.key_pinned ? n : n - u.shift;
-            p[n - n0] = 0;
-            if (!tfb__visible_ref(a, &u, h, i, n, j)) continue;
-            tfb__row_ref(a, &a->k, u.batch, g, j, k);
-            tfb__qk_ref(a, 1, u.batch, j, n, k, q + a->D);
-            p[n - n0] = tfb__score_ref(a, &u, h, i, n, j, q, k);
-            top = p[n - n0] > top ? p[n - n0] : top;
-        }
+    for (n = 0; n < end; n += TFB__KT) { /* tile after tile */
+        const int begins = n % TFB__KS == 0, ends = (n + TFB__KT) % TFB__KS == 0;
+        float score[TFB__KT], top, carry;
+        tfb_idx row[TFB__KT];
+        if (begins) m = -FLT_MAX;
+        tfb__tile_ref(a, &u, h, i, n, q, score, row);
+        for (c = 0, top = m; c < TFB__KT; c++)
+            if (row[c] >= 0 && score[c] > top) top = score[c];
         carry = tfb__exp_scalar(m - top);
         m = top;
-        for (d = 0; d < TFB__LANES; d++) lane[d] = lane[d] * carry;
-        for (d = 0; d < a->Dv; d++) acc[d] = acc[d] * carry;
-        for (n = n0; n < n0 + TFB__KT; n++) {
-            const tfb_idx j = n < a->o.key_pinned ? n : n - u.shift;
-            if (!tfb__visible_ref(a, &u, h, i, n, j)) continue;
-            tfb__row_ref(a, &a->v, u.batch, g, j, v);
-            p[n - n0] = tfb__exp_scalar(p[n - n0] - m);
-            lane[n % TFB__LANES] += p[n - n0];
-            for (d = 0; d < a->Dv; d++) acc[d] = TFB__FMA(p[n - n0], v[d], acc[d]);
+        for (d = 0; d < TFB__LANES; d++) lane[d] = begins ? 0.0f : lane[d] * carry;
+        for (d = 0; d < a->Dv; d++) acc[d] = begins ? 0.0f : acc[d] * carry;
+        for (c = 0; c < TFB__KT; c++) {
+            const float p = row[c] < 0 ? 0.0f : tfb__exp_scalar(score[c] - m);
+            if (row[c] < 0) continue;
+            lane[c % TFB__LANES] += p;
+            tfb__row_ref(a, &a->v, u.batch, h / a->group, row[c], v);
+            for (d = 0; d < a->Dv; d++) acc[d] = TFB__FMA(p, v[d], acc[d]);
         }
-        if ((n0 + TFB__KT) % TFB__KS == 0 || n0 + TFB__KT >= end)
+        if (ends || n + TFB__KT >= end)
             tfb__merge_ref(a->Dv, &all_m, &all_l, all, m, tfb__fold16(lane), acc);
     }
     for (d = 0; d < a->Dv; d++) acc[d] = 0;
-    if (a->o.sinks)
+    if (a->o.sinks) /* one more state, without a value */
         tfb__merge_ref(a->Dv, &all_m, &all_l, all,
                        ((const float *)a->sinks.data)[h * a->sinks.stride[0]], 1.0f, acc);
     for (d = 0; d < a->Dv; d++)
