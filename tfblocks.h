@@ -418,17 +418,20 @@ typedef struct tfb_rope_opts {
     int interleaved;             /* pairs (2i, 2i + 1) instead of (i, i + dims / 2) */
     int inverse;                 /* rotate back */
     int compat;                  /* plain float32 angles, as PyTorch and llama2.c use */
-    const tfb_tensor *freqs;     /* F32 [dims / 2]: radians a position; replaces base */
+    const tfb_tensor *freqs;     /* F32 [dims / 2]: radians a position, at most pi / 2
+                                    unless compat, which takes them as they are; instead
+                                    of base */
     tfb_rope_scaling scaling;
-    double factor;         /* of scaling, >= 1; 0 means 1 */
+    double factor;         /* of scaling, 1 or more; 0 means 1 */
     double trained_length; /* YARN, LLAMA3: the context the model was trained with */
     double fast, slow;     /* YARN: turns within it; 0 means 32 and 1.
                               LLAMA3: high and low factor; 0 means 4 and 1 */
     double magnitude;      /* of cos and sin; 0 means 1, for YARN 0.1 ln(factor) + 1 */
     int axes;              /* 2 or 3: parts of dims turn by coordinates; 0 means 1 */
     int axis_dims[3];      /* dims of each axis, even; all 0: equal parts */
-    tfb_idx grid[3];       /* axes without positions: token start + t of this grid, the
-                              last axis fastest; positions are [T, axes], [B, T, axes] */
+    tfb_idx grid[3];       /* without positions, token start + t of this grid, the last
+                              axis fastest; several axes need it or positions, which
+                              are [T, axes] or [B, T, axes] then */
 } tfb_rope_opts;
 
 /* tfb_rope: rotates pair i of every row by position * base^(-2i / dims) radians.
@@ -440,7 +443,8 @@ typedef struct tfb_rope_opts {
  *   alias    y may be x
  *   scratch  4 D bytes, and 4 D a worker
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; y untouched on error
- *   source   Su et al. 2021; ONNX RotaryEmbedding-23; reference: tfb__rope_ref */
+ *   source   Su et al. 2021; ONNX RotaryEmbedding-23; scaling: Chen et al. 2023 (linear),
+ *            Peng et al. 2023, Hugging Face transformers; reference: tfb__rope_ref */
 TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
                             tfb_tensor *y);
 
@@ -5435,7 +5439,7 @@ static tfb_rope_opts tfb__rope_defaults(const tfb_rope_opts *opts) {
     o.factor = tfb__or(o.factor, 1.0);
     o.fast = tfb__or(o.fast, yarn ? 32.0 : 4.0);
     o.slow = tfb__or(o.slow, 1.0);
-    if (yarn && o.factor >= 1.0) /* Peng et al. 2023, equation 22; ln 2 / 10 */
+    if (yarn && o.factor >= 1.0) /* Peng et al. 2023, section 3.4; ln 2 / 10 */
         o.magnitude =
             tfb__or(o.magnitude, 0.069314718055994531 * tfb__log2_d(o.factor) + 1.0);
     o.magnitude = tfb__or(o.magnitude, 1.0);
@@ -5443,43 +5447,41 @@ static tfb_rope_opts tfb__rope_defaults(const tfb_rope_opts *opts) {
 }
 
 /* The pair, of n in its part, that turns so often in the trained length, not rounded:
- * n ln(length / (turns 2 pi)) / ln(base). */
+ * n ln(length / (turns 2 pi)) / ln(base), clamped to [0, dims - 1]. */
 static double tfb__yarn_find(const tfb_rope_opts *o, tfb_idx n, double turns) {
     const double log2_wave = tfb__log2_d(o->trained_length) - tfb__log2_d(turns);
     const double i = (double)n * (log2_wave - 2.6514961294723188) / tfb__log2_d(o->base);
-    return tfb__clamp_d(i, -1.0, (double)(2 * n));
+    return tfb__clamp_d(i, 0.0, (double)(2 * n - 1));
 }
 
-/* Where YARN's ramp begins and ends, as Hugging Face transformers place it; here both
- * ends are clamped from both sides, there low only from below and high from above. */
-static void tfb__yarn_ramp(const tfb_rope_opts *o, tfb_idx n, double *low, double *high) {
-    const double last = (double)(2 * n - 1),
-                 find[2] = {tfb__yarn_find(o, n, o->fast), tfb__yarn_find(o, n, o->slow)};
-    *low = (double)(tfb_idx)find[0];
-    if (*low > find[0]) *low = *low - 1.0;
-    *high = (double)(tfb_idx)find[1];
-    if (*high < find[1]) *high = *high + 1.0;
-    *low = tfb__clamp_d(*low, 0.0, last);
-    *high = tfb__clamp_d(*high, 0.0, last);
-    if (*high <= *low) *high = *low + 0.001;
+/* Where YARN's ramp begins (rounded down) and ends (up), as Hugging Face transformers
+ * place it, who clamp the begin only from below, the end only from above. */
+static void tfb__yarn_ramp(const tfb_rope_opts *o, tfb_idx n, double ramp[2]) {
+    const double high = tfb__yarn_find(o, n, o->slow);
+    ramp[0] = (double)(tfb_idx)tfb__yarn_find(o, n, o->fast);
+    ramp[1] = (double)(tfb_idx)high;
+    if (ramp[1] < high) ramp[1] = ramp[1] + 1.0;
+    if (ramp[1] <= ramp[0]) ramp[1] = ramp[0] + 0.001;
 }
 
-/* Frequency f with ramp, YARN's share of it that is divided. LLAMA3 asks how often it
- * turns in the trained length: transformers' _compute_llama3_parameters. */
-static double tfb__rope_scaled(const tfb_rope_opts *o, double f, double ramp) {
-    const double slowed = f / o->factor;
-    double turns;
+/* Frequency f of pair i of its part. LLAMA3 asks how often it turns in the trained
+ * length: transformers' _compute_llama3_parameters. */
+static double tfb__rope_scaled(const tfb_rope_opts *o, double f, tfb_idx i,
+                               const double ramp[2]) {
+    double part;
     switch (o->scaling) {
     case TFB_ROPE_PLAIN:
     case TFB_ROPE_NTK: break; /* its base is another one */
-    case TFB_ROPE_LINEAR: return slowed;
-    case TFB_ROPE_YARN: return slowed * ramp + f * (1.0 - ramp);
+    case TFB_ROPE_LINEAR: return f / o->factor;
+    case TFB_ROPE_YARN:
+        part = tfb__clamp_d(((double)i - ramp[0]) / (ramp[1] - ramp[0]), 0.0, 1.0);
+        return f / o->factor * part + f * (1.0 - part);
     case TFB_ROPE_LLAMA3:
-        turns = o->trained_length * (f < 0 ? -f : f) * 0.15915494309189535;
-        if (turns < o->slow) return slowed;
-        if (turns > o->fast) return f;
-        turns = (turns - o->slow) / (o->fast - o->slow);
-        return f * ((1.0 - turns) / o->factor + turns);
+        part = o->trained_length * (f < 0 ? -f : f) * 0.15915494309189535;
+        if (part < o->slow) return f / o->factor;
+        if (part > o->fast) return f;
+        part = (part - o->slow) / (o->fast - o->slow);
+        return f * ((1.0 - part) / o->factor + part);
     }
     return f;
 }
@@ -5500,15 +5502,14 @@ static void tfb__rope_fill(const tfb_rope_opts *opts, tfb__rope_plan *p) {
     int axis;
     for (axis = 0; axis < p->axes; from += p->pairs[axis++]) {
         const tfb_idx n = p->pairs[axis];
-        double log2_base = tfb__log2_d(o.base), low = 0, high = 1, f;
+        double log2_base = tfb__log2_d(o.base), ramp[2] = {0, 1}, f;
         if (o.scaling == TFB_ROPE_NTK && n > 1) /* dims / (dims - 2) */
             log2_base += tfb__log2_d(o.factor) * (double)n / (double)(n - 1);
-        if (o.scaling == TFB_ROPE_YARN) tfb__yarn_ramp(&o, n, &low, &high);
+        if (o.scaling == TFB_ROPE_YARN) tfb__yarn_ramp(&o, n, ramp);
         for (i = from; i < from + n; i++) {
             f = o.freqs ? (double)((const float *)o.freqs->data)[i * o.freqs->stride[0]]
                         : tfb__rope_power(log2_base, n, i - from, p->compat);
-            f = tfb__rope_scaled(
-                &o, f, tfb__clamp_d(((double)(i - from) - low) / (high - low), 0.0, 1.0));
+            f = tfb__rope_scaled(&o, f, i - from, ramp);
             if (!p->compat) f = f * 0.15915494309189535;
             p->hi[i] = (float)f;
             p->lo[i] = p->compat ? 0.0f : (float)(f - (double)p->hi[i]);
@@ -5654,7 +5655,8 @@ static tfb_status tfb__rope_check_positions(tfb_ctx *ctx, const char *fn,
             ((const int32_t *)
                  positions->data)[tfb__offset(positions, positions->ndim, i)];
         TFB__REQUIRE(at > -limit && at < limit, ctx, TFB_ERR_RANGE,
-                     "%s: %s has a %d, past 2^24", fn, name, at);
+                     "%s: %s has %d for token %d, past 2^24", fn, name, at,
+                     i / (tail ? axes : 1) % tokens);
     }
     return TFB_OK;
 }

@@ -163,6 +163,15 @@ def norm(op, rows, c, offset, with_residual):
     write("%s_%d_%d" % (op, c, offset), op, {"eps": eps}, inputs, outputs)
 
 
+def l2norm(rows, c):
+    x, w, b = single(array(rows, c)), array(c), array(c)
+    y = []
+    for row in x:
+        root = math.sqrt(math.fsum(v * v for v in row))
+        y.append([v / root * w[i] + b[i] for i, v in enumerate(row)])
+    write("l2norm_%d" % c, "l2norm", {"eps": 1e-12}, {"x": x, "w": w, "b": b}, {"y": y})
+
+
 def softmax():
     x = array(5, 21)
     x[1] = [50 * v for v in x[1]]
@@ -180,10 +189,12 @@ def softmax():
 
 
 def rotated(row, position, dims, interleaved, base):
+    """base: or a list of radians a position."""
     y = list(row)
     for i in range(dims // 2):
         a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + dims // 2)
-        angle = position * base ** (-2 * i / dims)
+        angle = position * (base[i] if isinstance(base, list) else
+                            base ** (-2 * i / dims))
         y[a] = row[a] * math.cos(angle) - row[b] * math.sin(angle)
         y[b] = row[b] * math.cos(angle) + row[a] * math.sin(angle)
     return y
@@ -196,6 +207,78 @@ def rope(name, d, dims, interleaved, base):
     write("rope_" + name, "rope",
           {"interleaved": interleaved, "rotary_dim": dims, "base": base, "pos_scale": 1},
           {"x": x, "pos": positions}, {"y": y})
+
+
+def linear_scaling(f, factor):
+    return [v / factor for v in f]
+
+
+def ntk(dims, base, factor):
+    """NTK-aware: the base grows so that the slowest pair turns factor times slower."""
+    base *= factor ** (dims / (dims - 2))
+    return [base ** (-2 * i / dims) for i in range(dims // 2)]
+
+
+def yarn(f, base, factor, length, fast=32, slow=1):
+    """Peng et al. 2023, section 3.2, with the ramp as its published code has it."""
+    dims = 2 * len(f)
+
+    def find(turns):
+        return dims * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = max(math.floor(find(fast)), 0), min(math.ceil(find(slow)), dims - 1)
+    high += 0.001 if low == high else 0
+    ramp = [min(max((i - low) / (high - low), 0), 1) for i in range(dims // 2)]
+    return [v / factor * r + v * (1 - r) for v, r in zip(f, ramp)]
+
+
+def llama3(f, factor, length, high=4, low=1):
+    """Llama 3.1: by wavelength against the context it was trained with."""
+    out = []
+    for v in f:
+        wave = 2 * math.pi / v
+        if wave > length / low:
+            v = v / factor
+        elif wave >= length / high:
+            smooth = (length / wave - low) / (high - low)
+            v = (1 - smooth) * v / factor + smooth * v
+        out.append(v)
+    return out
+
+
+def rope_scaled(name, d, dims, interleaved, base, factor, length, axes=1):
+    """The scaling by name, in each of `axes` equal parts of dims."""
+    positions = [[0, 3, 5], [1, 0, 77], [900, 31, 2], [7, 1000, 4], [131071, 9, 65535]]
+    positions = [p[:axes] for p in positions]
+    x, part, size = array(1, 5, 2, d), dims // axes, 1
+    f = [base ** (-2 * i / part) for i in range(part // 2)]
+    inputs = {"x": x, "pos": positions if axes > 1 else [p[0] for p in positions]}
+    kinds = ["plain", "linear", "ntk", "yarn", "llama3"]
+    if name == "linear":
+        f = linear_scaling(f, factor)
+    elif name == "ntk":
+        f = ntk(part, base, factor)
+    elif name == "yarn":
+        f, size = yarn(f, base, factor, length), 0.1 * math.log(factor) + 1
+    elif name == "llama3":
+        f = llama3(f, factor, length)
+    else:
+        f = single([abs(draw()) for _ in f])
+        inputs["freqs"] = f * axes
+    y = []
+    for token, at in zip(x[0], positions):
+        y.append([])
+        for head in token:
+            row = list(head)
+            for k, p in enumerate(at):
+                turned = rotated(head[k * part:(k + 1) * part], p, part, interleaved, f)
+                row[k * part:(k + 1) * part] = [size * v for v in turned]
+            y[-1].append(row)
+    kind = kinds.index(name) if name in kinds else 0
+    write("rope_%s_%d" % (name, axes), "rope",
+          {"interleaved": interleaved, "rotary_dim": dims, "base": base, "size": size,
+           "scaling": kind, "factor": factor, "trained_length": length, "axes": axes},
+          inputs, {"y": [y]})
 
 
 def rope_1234():
@@ -301,6 +384,14 @@ def main():
     attention("rows_without_a_key", 1, 2, 1, 5, 4, 3, 2, causal=1, offset=-3)
     attention("two_tiles", 1, 2, 1, 2, 70, 3, 2)
     decode(9, 2, 1, 4, [3, 1, 1, 4])
+    l2norm(3, 21)
+    rope_scaled("linear", 8, 8, 0, 10000, 4, 0)
+    rope_scaled("ntk", 10, 8, 1, 10000, 8, 0)
+    rope_scaled("yarn", 24, 24, 0, 10000, 16, 4096)
+    rope_scaled("yarn", 26, 24, 1, 500, 2.5, 300, axes=2)
+    rope_scaled("llama3", 24, 24, 1, 500000, 8, 8192)
+    rope_scaled("llama3", 26, 24, 0, 10000, 3, 900, axes=3)
+    rope_scaled("given", 8, 8, 0, 10000, 0, 0, axes=2)
 
 
 main()

@@ -207,7 +207,8 @@ static void run_gemm(const ref_case *c) { /* y = alpha op(a) op(b); no beta */
     compare(c, "y", &y, tol);
 }
 
-/* A sum of C terms in 16 lanes is off by (C / 16 + 5) u of their magnitudes. The root
+/* l2norm has no mean and no eps here, its root is that of the sum, C times as large. A
+ * sum of C terms in 16 lanes is off by (C / 16 + 5) u of their magnitudes. The root
  * passes half of that on to y; a mean that is off shifts all of a row alike. The rest, s,
  * s - mean, root, quotient, weight, bias, is at most 8 roundings of what they round. */
 static void norm_bounds(const ref_case *c, int centre, double eps, double *tol) {
@@ -226,6 +227,7 @@ static void norm_bounds(const ref_case *c, int centre, double eps, double *tol) 
             square += s * s / (double)C;
         }
         root = sqrt(square - mean * mean + eps);
+        if (!strcmp(c->op, "l2norm")) root = sqrt(square * (double)C);
         for (j = i; j < i + C; j++) {
             const double bias = b ? fabs((double)((const float *)b->data)[j - i]) : 0;
             const double weight = w ? fabs((double)((const float *)w->data)[j - i]) : 1;
@@ -236,7 +238,7 @@ static void norm_bounds(const ref_case *c, int centre, double eps, double *tol) 
 }
 
 static void run_norm(const ref_case *c) {
-    const int centre = c->op[0] == 'l';
+    const int centre = !strcmp(c->op, "layernorm");
     const tfb_tensor x = need(c, 'i', "x");
     tfb_tensor y = result(c, "y"), sum;
     double *tol = bounds(c, "y");
@@ -252,7 +254,8 @@ static void run_norm(const ref_case *c) {
         sum = result(c, "s");
         o.sum = &sum;
     }
-    CHECK_OK(&ctx, (centre ? tfb_layernorm : tfb_rmsnorm)(&ctx, &x, &o, &y));
+    if (!strcmp(c->op, "l2norm")) CHECK_OK(&ctx, tfb_l2norm(&ctx, &x, &o, &y));
+    else CHECK_OK(&ctx, (centre ? tfb_layernorm : tfb_rmsnorm)(&ctx, &x, &o, &y));
     norm_bounds(c, centre, number(c, "eps", 1e-5), tol);
     compare(c, "y", &y, tol);
     if (!o.residual) return;
@@ -298,7 +301,8 @@ static tfb_tensor heads_second(const tfb_tensor *t) { /* [B, N, H, D] as [B, H, 
 }
 
 /* The phase is off by 2^-24 turns below position 2^20, which is an angle of 2 pi u; sine
- * and cosine by 4 u; two more roundings: 12 u of both members of a pair. */
+ * and cosine by 4 u; two more roundings: 12 u of both members of a pair; the magnitude,
+ * which scales all that, rounds itself and both of them. */
 static void run_rope(const ref_case *c) {
     const tfb_tensor x = need(c, 'i', "x"), pos = need(c, 'i', "pos");
     const tfb_tensor from = heads_second(&x);
@@ -312,13 +316,22 @@ static void run_rope(const ref_case *c) {
     o.base = number(c, "base", 10000);
     o.interleaved = whole(c, "interleaved", 0) != 0;
     o.dims = (int)whole(c, "rotary_dim", D);
+    o.freqs = input(c, "freqs");
+    o.scaling = (tfb_rope_scaling)whole(c, "scaling", 0);
+    o.factor = number(c, "factor", 0);
+    o.trained_length = number(c, "trained_length", 0);
+    o.axes = (int)whole(c, "axes", 0);
     CHECK(fabs(number(c, "pos_scale", 1) - 1) <= 0, "pos_scale is not in tfb_rope");
     for (i = 0; i < tfb_numel(&x); i++) {
         const float *row = (const float *)x.data + i / D * D;
-        const tfb_idx d = i % D, half = o.dims / 2;
-        const tfb_idx pair = o.interleaved ? d ^ 1 : d < half ? d + half : d - half;
+        const tfb_idx d = i % D, part = o.dims / (o.axes ? o.axes : 1), half = part / 2;
+        const tfb_idx pair = o.interleaved     ? d ^ 1
+                             : d % part < half ? d + half
+                                               : d - half;
+        const double m = number(c, "size", 1);
         if (d < o.dims)
-            tol[i] = 12 * U * (fabs((double)row[d]) + fabs((double)row[pair]));
+            tol[i] = (m > 1 ? 16 * m : 12) * U *
+                     (fabs((double)row[d]) + fabs((double)row[pair]));
     }
     CHECK_OK(&ctx, tfb_rope(&ctx, &from, &o, &to));
     compare(c, "y", &y, tol);
@@ -556,14 +569,13 @@ static void run_gpt2(const ref_case *c) {
 static const struct {
     const char *op;
     void (*run)(const ref_case *c);
-} operations[] = {{"act", run_act},         {"matmul", run_matmul},
-                  {"bmm", run_matmul},      {"gemm", run_gemm},
-                  {"linear", run_linear},   {"layernorm", run_norm},
-                  {"rmsnorm", run_norm},    {"softmax", run_softmax},
-                  {"rope", run_rope},       {"attention", run_attention},
-                  {"mha", run_mha},         {"kvdecode", run_mha},
-                  {"ffn_glu", run_ffn_glu}, {"block_llama", run_llama},
-                  {"block_gpt2", run_gpt2}};
+} operations[] = {
+    {"act", run_act},        {"matmul", run_matmul},       {"bmm", run_matmul},
+    {"gemm", run_gemm},      {"linear", run_linear},       {"layernorm", run_norm},
+    {"rmsnorm", run_norm},   {"l2norm", run_norm},         {"softmax", run_softmax},
+    {"rope", run_rope},      {"attention", run_attention}, {"mha", run_mha},
+    {"kvdecode", run_mha},   {"ffn_glu", run_ffn_glu},     {"block_llama", run_llama},
+    {"block_gpt2", run_gpt2}};
 
 /* --- The cases. --- */
 #define GRADIENT  "gradients are not in this version"

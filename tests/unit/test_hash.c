@@ -202,7 +202,10 @@ static uint64_t hash_pack(tfb_ctx *ctx, int arg) {
     return h;
 }
 
-static uint64_t hash_norm(tfb_ctx *ctx, int centre) {
+static uint64_t hash_norm(tfb_ctx *ctx, int which) {
+    static tfb_status (*const norms[])(tfb_ctx *, const tfb_tensor *,
+                                       const tfb_norm_opts *, tfb_tensor *) = {
+        tfb_rmsnorm, tfb_layernorm, tfb_l2norm};
     tfb_tensor x = tfb_view2(noise(9 * 67, 37, 0.0078125f), TFB_F32, 9, 67);
     tfb_tensor r = tfb_view2(noise(9 * 67, 41, 0.001953125f), TFB_F32, 9, 67);
     tfb_tensor weight = tfb_view1(noise(67, 43, 0.00390625f), TFB_F32, 67);
@@ -216,9 +219,7 @@ static uint64_t hash_norm(tfb_ctx *ctx, int centre) {
     o.sum = &sum;
     CHECK_OK(ctx, tfb_slice(ctx, &both, 0, 0, 9, &y));
     CHECK_OK(ctx, tfb_slice(ctx, &both, 0, 9, 9, &sum));
-    return hash_tensor(
-        ctx, centre ? tfb_layernorm(ctx, &x, &o, &y) : tfb_rmsnorm(ctx, &x, &o, &y),
-        &both);
+    return hash_tensor(ctx, norms[which](ctx, &x, &o, &y), &both);
 }
 
 static uint64_t hash_softmax(tfb_ctx *ctx, int arg) {
@@ -247,6 +248,28 @@ static uint64_t hash_rope(tfb_ctx *ctx, int flags) {
     o.interleaved = (flags & INTERLEAVED) != 0;
     o.compat = (flags & COMPAT) != 0;
     o.inverse = (flags & INVERSE) != 0;
+    return hash_tensor(ctx, tfb_rope(ctx, &x, &o, &y), &y);
+}
+
+/* 7 tokens of a long context; or, with axes, of a grid. */
+static uint64_t hash_rope_scaled(tfb_ctx *ctx, int axes) {
+    tfb_tensor x =
+        tfb_view4(noise(2 * 3 * 7 * 40, 59, 0.00390625f), TFB_F32, 2, 3, 7, 40);
+    tfb_tensor y = tfb_view4(room(2 * 3 * 7 * 40), TFB_F32, 2, 3, 7, 40);
+    tfb_rope_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.start = 100000;
+    o.dims = 36;
+    o.factor = 8;
+    o.scaling = axes ? TFB_ROPE_LLAMA3 : TFB_ROPE_YARN;
+    o.trained_length = 4096;
+    o.axes = axes;
+    if (axes) {
+        o.grid[0] = 20000;
+        o.grid[1] = 6;
+        o.axis_dims[0] = 20;
+        o.axis_dims[1] = 16;
+    }
     return hash_tensor(ctx, tfb_rope(ctx, &x, &o, &y), &y);
 }
 
@@ -319,10 +342,13 @@ static const struct hashed {
     {"linear_interleaved_packed", hash_linear, TFB_GATE_INTERLEAVED + PACKED},
     {"rmsnorm", hash_norm, 0},
     {"layernorm", hash_norm, 1},
+    {"l2norm", hash_norm, 2},
     {"softmax", hash_softmax, 0},
     {"rope_turns", hash_rope, 0},
     {"rope_turns_interleaved_inverse", hash_rope, INTERLEAVED | INVERSE},
     {"rope_compat", hash_rope, COMPAT},
+    {"rope_yarn", hash_rope_scaled, 0},
+    {"rope_axes", hash_rope_scaled, 2},
     {"attention", hash_attention, 130},
     {"attention_window", hash_attention, 200},
     {"attention_splits", hash_attention, 1100},

@@ -1,5 +1,6 @@
-/* test_norms.c - rmsnorm, layernorm, softmax and rope: by bits against the plain-loop
- * references, in place and strided; the references against double; bad input; scratch. */
+/* test_norms.c - rmsnorm, layernorm, l2norm, softmax and rope: by bits against the
+ * plain-loop references, in place and strided; the references against double; bad input;
+ * scratch. */
 #include "../test.h"
 #include "layouts.h"
 #include <math.h>
@@ -30,9 +31,17 @@ static void row_put(const box *b, float *mem, tfb_idx i, const float *row) {
 /* --- Norms: one call with everything that belongs to it. --- */
 enum { X, R, S, Y, TENSORS }; /* x, residual, sum, y */
 
+#define NORMS 3
+static tfb_status (*const norms[NORMS])(tfb_ctx *, const tfb_tensor *,
+                                        const tfb_norm_opts *, tfb_tensor *) = {
+    tfb_rmsnorm, tfb_layernorm, tfb_l2norm};
+static const char *const norm_names[NORMS] = {"tfb_rmsnorm", "tfb_layernorm",
+                                              "tfb_l2norm"};
+static const float norm_epses[NORMS] = {1e-5f, 1e-5f, 1e-12f};
+
 typedef struct variant {
     tfb_idx batch, rows, C; /* batch -1: x is [rows, C] */
-    int centre, layout, weight, bias;
+    int which, layout, weight, bias;
     int r, s, y; /* which box: r X or R; s X, R or S; y X, R or Y; r, s -1: absent */
     float eps;
     int eps_set, odd;
@@ -47,14 +56,14 @@ typedef struct problem {
 
 static tfb_status problem_run(tfb_ctx *ctx, problem *p) {
     tfb_tensor *x = &p->t[X].t, *y = &p->t[p->v.y].t;
-    return p->v.centre ? tfb_layernorm(ctx, x, &p->o, y) : tfb_rmsnorm(ctx, x, &p->o, y);
+    return norms[p->v.which](ctx, x, &p->o, y);
 }
 
 /* What the reference leaves in each buffer. */
 static void problem_want(problem *p) {
     const variant *v = &p->v;
     const tfb_idx n = v->C, rows = tfb_numel(&p->t[X].t) / n;
-    const float eps = v->eps_set || v->eps > 0 ? v->eps : 1e-5f;
+    const float eps = v->eps_set || v->eps > 0 ? v->eps : norm_epses[v->which];
     float *x = t_floats(6 * n), *r = x + n, *w = r + n, *b = w + n, *sum = b + n;
     float *y = sum + n;
     tfb_idx i;
@@ -65,7 +74,7 @@ static void problem_want(problem *p) {
         row_get(&p->t[X], p->t[X].mem, i, x);
         if (v->r >= 0) row_get(&p->t[v->r], p->t[v->r].mem, i, r);
         tfb__norm_ref(n, x, v->r >= 0 ? r : NULL, v->weight ? w : NULL,
-                      v->bias ? b : NULL, eps, v->centre, sum, y);
+                      v->bias ? b : NULL, eps, v->which, sum, y);
         if (v->s >= 0) row_put(&p->t[v->s], p->want[v->s], i, sum);
         row_put(&p->t[v->y], p->want[v->y], i, y);
     }
@@ -116,8 +125,8 @@ static void problem_equal(const problem *p, int untouched) {
     for (i = 0; i < TENSORS; i++)
         CHECK_BITS(p->t[i].mem, untouched ? p->t[i].mem0 : p->want[i], p->t[i].n,
                    "%s of %s [%ld, %ld] layout %d, r %d s %d y %d", names[i],
-                   v->centre ? "layernorm" : "rmsnorm", (long)v->rows, (long)v->C,
-                   v->layout, v->r, v->s, v->y);
+                   norm_names[v->which], (long)v->rows, (long)v->C, v->layout, v->r, v->s,
+                   v->y);
 }
 
 static void problem_check(tfb_ctx *ctx, problem *p) {
@@ -141,6 +150,8 @@ static const variant variants[] = {
     {3, 701, 255, 1, ORDER | SPARSE, 1, 1, R, R, X, 0, 1, 0},
     {-1, 40000, 1, 0, 0, 0, 1, -1, -1, X, 0, 0, 0},
     {-1, 3000, 17, 1, BACK | WIDE, 1, 1, X, S, R, 0, 0, 0},
+    {-1, 70, 1000, 2, 0, 1, 1, R, S, Y, 0, 0, 0},
+    {3, 701, 255, 2, ORDER | SPARSE, 1, 0, R, R, X, 1e-3f, 0, 0},
 };
 
 /* --- Workers. --- */
@@ -182,7 +193,7 @@ static const signed char places[][3] = {
     {R, R, X},   {X, -1, Y},  {X, -1, X}, {X, S, Y},  {X, S, X},  {X, X, Y}};
 
 static void norm_every_option(void) {
-    const int n = COUNT(widths) * COUNT(places) * 8;
+    const int n = COUNT(widths) * COUNT(places) * 4 * NORMS;
     tfb_ctx ctx;
     int i;
     t_ctx(&ctx, NULL);
@@ -192,9 +203,9 @@ static void norm_every_option(void) {
         variant v = {-1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
         v.C = widths[rest % COUNT(widths)];
         rest /= COUNT(widths);
-        v.centre = rest & 1;
-        v.weight = rest >> 1 & 1;
-        v.bias = rest >> 2 & 1;
+        v.which = rest / 4;
+        v.weight = rest & 1;
+        v.bias = rest >> 1 & 1;
         v.r = at[0];
         v.s = at[1];
         v.y = at[2];
@@ -281,16 +292,56 @@ static void norm_eps(void) {
     tfb_ctx_free(&ctx);
 }
 
-/* The reference against double. Let m = ceil(n/16) + 4 be the most additions a term of a
+/* l2norm: eps only limits the root from below; what special rows give. */
+static void l2norm_rows(void) {
+    const float inf = TFB__FLT_INF, nan = tfb__float_of(0x7FC00000u);
+    const struct {
+        float x[3], eps;
+        int eps_set;
+        float want[3];
+    } rows[] = {
+        {{3, -4, 0}, 0, 0, {0.6f, -0.8f, 0}},
+        {{0, 0, -0.0f}, 0, 0, {0, 0, 0}}, /* the bias is +0 */
+        {{3, -4, 0}, 10, 0, {0.3f, -0.4f, 0}},
+        {{3, -4, 0}, 5, 0, {0.6f, -0.8f, 0}},
+        {{3, -4, 0}, 0, 1, {0.6f, -0.8f, 0}},
+        {{0, 0, 0}, 0, 1, {nan, nan, nan}}, /* 0 / 0, as asked for */
+        {{1e-13f, 0, 0}, 0, 0, {0.1f, 0, 0}},
+        {{3e-15f, -4e-15f, 0}, 0, 1, {0.6f, -0.8f, 0}},
+        {{3e19f, 1, 0}, 0, 0, {0, 0, 0}}, /* the sum of squares overflows */
+        {{inf, 1, -2}, 0, 0, {nan, 0, -0.0f + 0.0f}},
+        {{nan, 1, 0}, 0, 0, {nan, nan, nan}},
+        {{nan, 1, 0}, 1, 0, {nan, nan, nan}},
+    };
+    tfb_ctx ctx;
+    int i, j;
+    t_ctx(&ctx, NULL);
+    for (i = 0; i < COUNT(rows); i++) {
+        float y[3];
+        tfb_tensor x = tfb_view1(rows[i].x, TFB_F32, 3), Yt = tfb_view1(y, TFB_F32, 3);
+        tfb_norm_opts o = {0};
+        o.eps = rows[i].eps;
+        o.eps_set = rows[i].eps_set;
+        CHECK_OK(&ctx, tfb_l2norm(&ctx, &x, &o, &Yt));
+        for (j = 0; j < 3; j++)
+            CHECK(t_differ(y + j, rows[i].want + j, 1) == 1 ||
+                      fabs((double)y[j] - (double)rows[i].want[j]) <= 4 * U,
+                  "row %d: y[%d] is %g", i, j, (double)y[j]);
+    }
+    tfb_ctx_free(&ctx);
+}
+
+/* The reference against double; l2norm has the sum for the mean of squares and no
+ * division by n. Let m = ceil(n/16) + 4 be the most additions a term of a
  * row sum meets, u = 2^-24, s = 1 / sqrt(v + eps). The mean is off by
  * e <= (m + 1) u mean|x|; so x - mean is off by e + u |x - mean|; the mean square over it
  * is relatively off by (m + 3) u and by (e s)^2, half of which reaches the root; square
  * root, division, the product and the final fma give 4 u and u |y|. The factor 1.01 is
  * for terms of second order. */
 static void norm_reference_is_accurate(void) {
-    int i, centre;
+    int i, which;
     for (i = 0; i < 40; i++)
-        for (centre = 0; centre < 2; centre++) {
+        for (which = 0; which < NORMS; which++) {
             const tfb_idx n = widths[i % COUNT(widths)];
             const double m = (double)((n + 15) / 16 + 4), shift = i < 20 ? 0 : 3;
             float *x = t_floats(n), *w = t_floats(n), *b = t_floats(n),
@@ -300,12 +351,11 @@ static void norm_reference_is_accurate(void) {
             tfb_idx j;
             for (j = 0; j < n; j++) x[j] += (float)shift, mean += (double)x[j];
             for (j = 0; j < n; j++) size += fabs((double)x[j]) / (double)n;
-            mean = centre ? mean / (double)n : 0;
-            for (j = 0; j < n; j++)
-                v += ((double)x[j] - mean) * ((double)x[j] - mean) / (double)n;
-            s = 1 / sqrt(v + (double)1e-5f);
-            e = centre ? (m + 1) * U * size : 0;
-            tfb__norm_ref(n, x, NULL, w, b, 1e-5f, centre, sum, y);
+            mean = which == 1 ? mean / (double)n : 0;
+            for (j = 0; j < n; j++) v += ((double)x[j] - mean) * ((double)x[j] - mean);
+            s = 1 / sqrt(which == 2 ? v : v / (double)n + (double)1e-5f);
+            e = which == 1 ? (m + 1) * U * size : 0;
+            tfb__norm_ref(n, x, NULL, w, b, norm_epses[which], which, sum, y);
             for (j = 0; j < n; j++) {
                 const double d = (double)x[j] - mean, wd = fabs((double)w[j]);
                 const double want = d * s * (double)w[j] + (double)b[j];
@@ -498,28 +548,54 @@ static void softmax_reference_is_accurate(void) {
 }
 
 /* --- Rope. --- */
+enum {
+    SCALING = 7,
+    FREQS = 8,
+    MAGNITUDE = 16,
+    AXES_2 = 32,
+    AXES_3 = 64,
+    PARTS = 128,
+    GRID = 256,
+    AXES = AXES_2 | AXES_3
+};
+
 typedef struct turn {
     tfb_idx B, H, T, D;
     int dims, interleaved, inverse, compat, in_place, layout, out_layout;
     int positions;  /* 0 NULL and start, 1 [T], 2 [B, T], 3 and 4 the same strided */
     tfb_idx lo, hi; /* where positions may lie */
     double base;
+    int extra; /* a tfb_rope_scaling and some of the above; both axes bits: 3 axes */
 } turn;
 
 typedef struct rope {
     turn v;
     box x, y;
-    int32_t *places; /* 3 B T of them */
-    tfb_tensor positions;
-    float *hi, *lo, *want;
+    int32_t *places; /* 3 of them a coordinate */
+    tfb_tensor positions, freqs_view;
+    float *freqs, *hi, *lo, *want;
     tfb_rope_opts o;
 } rope;
 
-static tfb_idx rope_position(const rope *r, tfb_idx b, tfb_idx t) {
+/* The coordinates of a token, by other means than the library's. */
+static void rope_at(const rope *r, tfb_idx b, tfb_idx t, tfb_idx *at) {
     const tfb_tensor *p = &r->positions;
-    if (!r->o.positions) return r->o.start + t;
-    if (p->ndim == 1) return ((int32_t *)p->data)[t * p->stride[0]];
-    return ((int32_t *)p->data)[b * p->stride[0] + t * p->stride[1]];
+    const int axes = r->o.axes ? r->o.axes : 1;
+    const tfb_idx *g = r->o.grid, token = r->o.start + t;
+    int i;
+    for (i = 0; i < axes && r->o.positions; i++) {
+        const int tail = axes > 1, batched = p->ndim > 1 + tail;
+        at[i] = ((int32_t *)
+                     p->data)[(batched ? b * p->stride[0] : 0) + t * p->stride[batched] +
+                              (tail ? i * p->stride[batched + 1] : 0)];
+    }
+    if (r->o.positions) return;
+    at[0] = token;
+    if (axes == 2) at[0] = token / g[1], at[1] = token % g[1];
+    if (axes < 3) return;
+    at[0] = token / (g[1] * g[2]);
+    at[1] = token / g[2] % g[1];
+    at[2] = token % g[2];
 }
 
 static tfb_status rope_run(tfb_ctx *ctx, rope *r) {
@@ -530,50 +606,98 @@ static void rope_want(rope *r) {
     const turn *v = &r->v;
     const box *to = v->in_place ? &r->x : &r->y;
     float *row = t_floats(2 * v->D), *out = row + v->D;
-    tfb_idx i;
+    tfb_idx i, at[3];
     r->want = floats_copy(to->mem, to->n);
     for (i = 0; v->D && i < tfb_numel(&r->x.t) / v->D; i++) {
-        const tfb_idx b = i / (v->H * v->T), t = i % v->T;
-        const tfb_idx at[1] = {rope_position(r, b, t)};
         row_get(&r->x, r->x.mem, i, row);
+        rope_at(r, i / (v->H * v->T), i % v->T, at);
         tfb__rope_ref(v->D, row, at, &r->o, r->hi, r->lo, out);
         row_put(to, r->want, i, out);
     }
     free(row);
 }
 
+/* Frequencies as the library has them: rope_frequencies holds those to math.h. */
+static void rope_fill(const tfb_rope_opts *o, tfb_idx D, float *hi, float *lo) {
+    tfb__rope_plan plan;
+    tfb_ctx ctx;
+    t_ctx(&ctx, NULL);
+    CHECK_OK(&ctx, tfb__rope_check(&ctx, "rope_fill", o, D, &plan));
+    plan.hi = hi;
+    plan.lo = lo;
+    tfb__rope_fill(o, &plan);
+    tfb_ctx_free(&ctx);
+}
+
+/* Scaling, frequencies, magnitude, axes as r->v.extra says. */
+static void rope_extras(rope *r, tfb_idx half) {
+    const turn *v = &r->v;
+    const int scaling = v->extra & SCALING;
+    tfb_idx i, left = 2 * half;
+    tfb_rope_opts *o = &r->o;
+    o->scaling = (tfb_rope_scaling)scaling;
+    o->factor = scaling && t_rand() % 8 ? 1 + (double)t_int(0, 64) / 8 : 0;
+    o->trained_length = scaling > TFB_ROPE_NTK ? (double)t_int(16, 9000) : 0;
+    if (scaling > TFB_ROPE_NTK && t_rand() & 1) o->fast = 5.5, o->slow = 1.25;
+    if (v->extra & MAGNITUDE) o->magnitude = (double)t_int(1, 30) / 16;
+    r->freqs = t_floats(2 * half);
+    r->freqs_view = tfb_view1(r->freqs, TFB_F32, half);
+    r->freqs_view.stride[0] = 2;
+    if ((v->extra & FREQS) && scaling != TFB_ROPE_NTK && scaling != TFB_ROPE_YARN)
+        o->freqs = &r->freqs_view;
+    o->axes = v->extra & AXES_2 ? v->extra & AXES_3 ? 3 : 2 : v->extra & AXES_3 ? 3 : 0;
+    for (i = 0; i < o->axes && (v->extra & PARTS); i++) {
+        o->axis_dims[i] = (int)(i == o->axes - 1 ? left : 2 * t_int(0, left / 2));
+        left -= o->axis_dims[i];
+    }
+    if (!v->positions && (o->axes > 1 || (v->extra & GRID))) {
+        o->start = t_int(0, 9);
+        o->grid[0] = v->T + 9;
+        for (i = 1; i < o->axes; i++) o->grid[i] = t_int(1, 5);
+    }
+}
+
 static void rope_new(rope *r, const turn *v) {
     const tfb_idx half = (v->dims ? v->dims : v->D) / 2,
                   shape[] = {v->B, v->H, v->T, v->D};
-    const tfb_idx count = 3 * (v->B ? v->B : 1) * v->T;
-    tfb_idx i;
+    const tfb_idx count = 9 * (v->B ? v->B : 1) * v->T;
+    tfb_idx i, axes;
     memset(r, 0, sizeof *r);
     r->v = *v;
     r->x = box_new(4, shape, v->layout);
     r->y = box_new(4, shape, v->out_layout);
     r->hi = t_floats(half);
     r->lo = t_floats(half);
-    tfb__rope_frequencies(half, v->base > 0 ? v->base : 10000.0, v->compat, r->hi, r->lo);
     r->places = (int32_t *)malloc((size_t)count * 4 + (count == 0));
     for (i = 0; i < count; i++) r->places[i] = (int32_t)t_int(v->lo, v->hi);
-    r->positions = tfb_view1(r->places, TFB_I32, v->T);
-    if (v->positions % 2 == 0) r->positions = tfb_view2(r->places, TFB_I32, v->B, v->T);
+    r->o.start = t_int(v->lo, v->hi);
+    rope_extras(r, half);
+    axes = r->o.axes;
+    if (axes < 2) {
+        r->positions = tfb_view1(r->places, TFB_I32, v->T);
+        if (v->positions % 2 == 0)
+            r->positions = tfb_view2(r->places, TFB_I32, v->B, v->T);
+    } else {
+        r->positions = tfb_view2(r->places, TFB_I32, v->T, axes);
+        if (v->positions % 2 == 0)
+            r->positions = tfb_view3(r->places, TFB_I32, v->B, v->T, axes);
+    }
     for (i = 0; v->positions > 2 && i < r->positions.ndim; i++)
         r->positions.stride[i] *= 3;
     r->o.positions = v->positions ? &r->positions : NULL;
-    r->o.start = t_int(v->lo, v->hi);
     r->o.base = v->base;
     r->o.dims = v->dims;
     r->o.interleaved = v->interleaved;
     r->o.inverse = v->inverse;
     r->o.compat = v->compat;
+    rope_fill(&r->o, v->D, r->hi, r->lo);
     rope_want(r);
 }
 
 static void rope_free(rope *r) {
     box_free(&r->x);
     box_free(&r->y);
-    free(r->places), free(r->hi), free(r->lo), free(r->want);
+    free(r->places), free(r->freqs), free(r->hi), free(r->lo), free(r->want);
 }
 
 static void rope_check(tfb_ctx *ctx, rope *r) {
@@ -584,9 +708,9 @@ static void rope_check(tfb_ctx *ctx, rope *r) {
     CHECK_OK(ctx, rope_run(ctx, r));
     CHECK_BITS(to->mem, r->want, to->n,
                "[%ld, %ld, %ld, %ld] dims %d, inter %d, inverse %d, compat %d, place %d, "
-               "layout %d, positions %d",
+               "layout %d, positions %d, extra %d",
                (long)v->B, (long)v->H, (long)v->T, (long)v->D, v->dims, v->interleaved,
-               v->inverse, v->compat, v->in_place, v->layout, v->positions);
+               v->inverse, v->compat, v->in_place, v->layout, v->positions, v->extra);
     if (!v->in_place) CHECK_BITS(r->x.mem, r->x.mem0, r->x.n, "x of rope");
 }
 
@@ -627,12 +751,52 @@ static void rope_every_option(void) {
     tfb_ctx_free(&ctx);
 }
 
+/* Every scaling with every other new option: 5 * 64 sets, each in random company. */
+static void rope_new_options(void) {
+    static const tfb_idx dims[][2] = {{4, 0},   {12, 0},  {24, 12}, {64, 48},
+                                      {49, 36}, {120, 0}, {2, 2},   {0, 0}};
+    tfb_ctx ctx;
+    int i;
+    t_ctx(&ctx, NULL);
+    for (i = 0; i < 5 * 64 * 4; i++) {
+        const int more = i / 5 % 64 * FREQS, place = (int)t_int(0, COUNT(dims) - 1);
+        turn v;
+        rope r;
+        memset(&v, 0, sizeof v);
+        v.extra = i % 5 | more;
+        v.D = dims[place][0];
+        v.dims = (int)dims[place][1];
+        if ((more & AXES_3) && (v.dims ? v.dims : v.D) == 2) v.extra |= PARTS;
+        if ((more & AXES) && !(v.extra & PARTS) && v.D <= 4) v.D = 12, v.dims = 0;
+        v.interleaved = t_rand() & 1;
+        v.inverse = t_rand() & 1;
+        v.compat = t_rand() & 1;
+        v.in_place = t_rand() & 1;
+        v.positions = (int)t_int(0, 4);
+        v.B = t_int(0, 3);
+        v.H = t_int(1, 3);
+        v.T = t_int(0, 9);
+        v.layout = layouts[t_int(0, COUNT(layouts) - 1)];
+        v.out_layout = layouts[t_int(0, COUNT(layouts) - 1)];
+        v.lo = i % 3 ? -300 : -16777215;
+        v.hi = i % 3 ? 300 : 16777190;
+        v.base = i % 4 ? 0 : i % 8 ? 500000.0 : 1.5;
+        rope_new(&r, &v);
+        rope_check(&ctx, &r);
+        rope_free(&r);
+    }
+    tfb_ctx_free(&ctx);
+}
+
 static void rope_workers_and_tables(void) {
     static const turn turns[] = {
-        {2, 3, 1500, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5000, 0},
-        {1, 2, 100, 34, 30, 1, 1, 0, 1, WIDE, 0, 2, -5000, 5000, 0},
-        {3, 2, 33, 40, 0, 0, 0, 1, 0, ORDER, ORDER, 4, -900000, 900000, 0},
-        {1, 1, 200, 16, 12, 1, 0, 1, 1, BACK, 0, 1, 0, 100, 77.0},
+        {2, 3, 1500, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5000, 0, 0},
+        {1, 2, 100, 34, 30, 1, 1, 0, 1, WIDE, 0, 2, -5000, 5000, 0, 0},
+        {3, 2, 33, 40, 0, 0, 0, 1, 0, ORDER, ORDER, 4, -900000, 900000, 0, 0},
+        {1, 1, 200, 16, 12, 1, 0, 1, 1, BACK, 0, 1, 0, 100, 77.0, 0},
+        {2, 2, 300, 36, 34, 0, 1, 0, 0, WIDE, 0, 0, 0, 0, 0,
+         AXES_3 | PARTS | TFB_ROPE_YARN},
+        {2, 1, 90, 40, 0, 1, 0, 1, 0, 0, BACK, 4, -99, 99, 0, AXES_2 | FREQS | MAGNITUDE},
     };
     tfb_ctx ctx;
     int i, j;
@@ -752,6 +916,256 @@ static void rope_angles(void) {
     tfb_ctx_free(&ctx);
 }
 
+/* Radians a position, by the formulas as their authors print them, without binary
+ * logarithms; o's fields are all given. First those that scale any frequency. */
+static double oracle_scaled(const tfb_rope_opts *o, double f) {
+    const double wave = 2 * 3.14159265358979323846 / f, L = o->trained_length;
+    double smooth;
+    if (o->scaling == TFB_ROPE_LINEAR) return f / o->factor;
+    if (o->scaling != TFB_ROPE_LLAMA3) return f;
+    if (fabs(wave) > L / o->slow) return f / o->factor;
+    if (fabs(wave) < L / o->fast) return f;
+    smooth = (L / fabs(wave) - o->slow) / (o->fast - o->slow);
+    return (1 - smooth) * f / o->factor + smooth * f;
+}
+
+/* Pair i of n. */
+static double oracle_frequency(const tfb_rope_opts *o, double n, double i) {
+    const double pi = 3.14159265358979323846, dims = 2 * n, L = o->trained_length;
+    const double f = pow(o->base, -2 * i / dims);
+    double low, high, ramp;
+    if (o->scaling == TFB_ROPE_NTK && n > 1)
+        return pow(o->base * pow(o->factor, dims / (dims - 2)), -2 * i / dims);
+    if (o->scaling != TFB_ROPE_YARN) return oracle_scaled(o, f);
+    low = floor(dims * log(L / (o->fast * 2 * pi)) / (2 * log(o->base)));
+    high = ceil(dims * log(L / (o->slow * 2 * pi)) / (2 * log(o->base)));
+    low = fmin(fmax(low, 0), dims - 1);
+    high = fmin(fmax(high, 0), dims - 1);
+    if (high <= low) high += 0.001;
+    ramp = fmin(fmax((i - low) / (high - low), 0), 1);
+    return f / o->factor * ramp + f * (1 - ramp);
+}
+
+/* Options of a checkpoint, spelt out; number i of scaling. */
+static tfb_rope_opts scaled_opts(int scaling, int i) {
+    static const double lengths[] = {8192, 4096, 32768, 100, 2048};
+    static const double factors[] = {8, 32, 4, 1.5, 40};
+    static const double bases[] = {500000, 10000, 1000000, 100, 10000};
+    tfb_rope_opts o = {0};
+    o.scaling = (tfb_rope_scaling)scaling;
+    o.factor = factors[i % 5];
+    o.trained_length = lengths[i % 5];
+    o.base = bases[i % 5];
+    o.fast = scaling == TFB_ROPE_YARN ? 32 : 4;
+    o.slow = 1;
+    return o;
+}
+
+/* hi + lo turns are right to 2^-43. In compat the exponent is rounded to float32, which
+ * makes u ln(base), NTK's base included; three roundings follow; LLAMA3's blend, whose
+ * slope is below 2, can double it. The defaults of fast and slow are those spelt out. */
+static void rope_frequencies(void) {
+    static const tfb_idx sizes[] = {64, 32, 48, 1, 2, 3, 128};
+    float hi[128], lo[128], same[128];
+    int i, scaling;
+    for (i = 0; i < 35; i++)
+        for (scaling = 0; scaling < 5; scaling++) {
+            const tfb_idx n = sizes[i % 7];
+            tfb_rope_opts o = scaled_opts(scaling, i), d = o;
+            tfb_idx j;
+            rope_fill(&o, 2 * n, hi, lo);
+            d.fast = d.slow = 0;
+            rope_fill(&d, 2 * n, same, lo);
+            CHECK_BITS(same, hi, n, "defaults of scaling %d", scaling);
+            for (j = 0; j < n; j++) {
+                const double want = oracle_frequency(&o, (double)n, (double)j);
+                const double got = ((double)hi[j] + (double)lo[j]) * 6.283185307179586477;
+                CHECK(fabs(got / want - 1) < 1.2e-13, "scaling %d, %ld of %ld: %g off",
+                      scaling, (long)j, (long)n, got / want - 1);
+            }
+            o.compat = 1;
+            rope_fill(&o, 2 * n, hi, lo);
+            for (j = 0; j < n; j++) {
+                const double want = oracle_frequency(&o, (double)n, (double)j);
+                const double most =
+                    2 * (log(o.base) + 2 * log(o.factor) * (scaling == TFB_ROPE_NTK) + 3);
+                CHECK(fabs((double)hi[j] / want - 1) < most * U && lo[j] >= 0 &&
+                          lo[j] <= 0,
+                      "compat, scaling %d, %ld of %ld", scaling, (long)j, (long)n);
+            }
+        }
+}
+
+/* Explicit frequencies of any sign and stride; compat takes them as they are. */
+static void rope_given_frequencies(void) {
+    float f[60], hi[20], lo[20];
+    tfb_tensor freqs = tfb_view1(f + 57, TFB_F32, 20);
+    int i, j;
+    freqs.stride[0] = -3;
+    for (i = 0; i < 60; i++) f[i] = 1.5f * t_float() / (float)(1 << i % 12);
+    f[57] = 0;
+    for (i = 0; i < 15; i++) {
+        tfb_rope_opts o = scaled_opts(i % 3 == 2 ? TFB_ROPE_LLAMA3 : i % 3, i);
+        o.freqs = &freqs;
+        o.trained_length = 100;
+        rope_fill(&o, 40, hi, lo);
+        for (j = 0; j < 20; j++) {
+            const double want = oracle_scaled(&o, (double)f[57 - 3 * j]);
+            const double got = ((double)hi[j] + (double)lo[j]) * 6.283185307179586477;
+            CHECK(fabs(got - want) <= 1.2e-13 * fabs(want), "scaling %d, %d: %g, not %g",
+                  i % 3, j, got, want);
+        }
+        o.compat = 1;
+        rope_fill(&o, 40, hi, lo);
+        for (j = 0; j < 20; j++) {
+            const double want = oracle_scaled(&o, (double)f[57 - 3 * j]);
+            CHECK(fabs((double)hi[j] - want) <= (i % 3 ? 1.01 * U : 0) * fabs(want),
+                  "compat, scaling %d, %d: %g, not %g", i % 3, j, (double)hi[j], want);
+        }
+    }
+}
+
+/* The same through tfb_rope: angles to 1e-6 turns, lengths to 4 u of the magnitude. */
+static void rope_scaled_angles(void) {
+    const double two_pi = 6.283185307179586477;
+    tfb_ctx ctx;
+    int i, p;
+    t_ctx(&ctx, NULL);
+    for (i = 0; i < 40; i++)
+        for (p = 0; p < COUNT(far_positions); p++) {
+            const tfb_idx half = i % 2 ? 64 : 40;
+            const int given = i / 5 % 2;
+            tfb_rope_opts o = scaled_opts(1 + i % 4, i / 4);
+            double m = o.scaling == TFB_ROPE_YARN ? 0.1 * log(o.factor) + 1 : 1;
+            float y[128];
+            tfb_idx d;
+            if (given) o.magnitude = m = 0.75;
+            rope_pair(&ctx, o, 2 * half, far_positions[p], y);
+            for (d = 0; d < half; d++) {
+                const double turns = (double)far_positions[p] / two_pi *
+                                     oracle_frequency(&o, (double)half, (double)d);
+                const double a = (double)y[d], b = (double)y[d + half];
+                const double off = atan2(b, a) / two_pi - turns;
+                CHECK(fabs(off - floor(off + 0.5)) <= 1e-6, "scaling %d, position %ld",
+                      (int)o.scaling, (long)far_positions[p]);
+                CHECK(fabs(hypot(a, b) / m - 1) <= 4 * U, "scaling %d: magnitude %g",
+                      (int)o.scaling, hypot(a, b));
+            }
+        }
+    tfb_ctx_free(&ctx);
+}
+
+/* Where both ends of YARN's ramp meet: every pair is divided if the trained length is
+ * shorter than any wave, none if it is far longer than all. */
+static void rope_yarn_corners(void) {
+    static const double lengths[] = {1e-3, 6, 1e11};
+    float hi[16], lo[16], plain[16];
+    tfb_rope_opts o = scaled_opts(TFB_ROPE_YARN, 0);
+    int i, j;
+    o.base = 100;
+    rope_fill(&o, 32, hi, lo); /* to set trained_length afresh */
+    for (i = 0; i < 3; i++) {
+        tfb_rope_opts none = o;
+        none.scaling = TFB_ROPE_PLAIN;
+        o.trained_length = lengths[i];
+        rope_fill(&o, 32, hi, lo);
+        rope_fill(&none, 32, plain, lo);
+        for (j = 0; j < 16; j++) {
+            const double ratio = (double)plain[j] / (double)hi[j];
+            CHECK(fabs(ratio - (i < 2 && j ? o.factor : 1)) < 1e-6,
+                  "length %g, pair %d: divided by %g", lengths[i], j, ratio);
+        }
+    }
+}
+
+/* A grid is the same as its coordinates written out. */
+static void rope_grid(void) {
+    const tfb_idx T = 30, D = 24;
+    float *x = t_floats(T * D), *a = t_floats(T * D), *b = t_floats(T * D);
+    tfb_tensor t = tfb_view4(x, TFB_F32, 1, 1, T, D), ta = t, tb = t, pos;
+    int32_t at[90];
+    tfb_ctx ctx;
+    int i, j, axes;
+    t_ctx(&ctx, NULL);
+    ta.data = a;
+    tb.data = b;
+    for (axes = 1; axes <= 3; axes++)
+        for (i = 0; i < 30; i++) {
+            tfb_rope_opts o = {0};
+            o.axes = axes;
+            o.start = i;
+            o.interleaved = i & 1;
+            o.grid[0] = axes == 1 ? 60 : axes == 2 ? 12 : 2;
+            if (axes > 1) o.grid[1] = 5;
+            if (axes > 2) o.grid[2] = 6;
+            for (j = 0; j < T; j++) {
+                int32_t *c = at + j * axes, n = i + j;
+                c[0] = axes == 1 ? n : axes == 2 ? n / 5 : n / 30;
+                if (axes == 2) c[1] = n % 5;
+                if (axes == 3) c[1] = n % 30 / 6, c[2] = n % 6;
+            }
+            CHECK_OK(&ctx, tfb_rope(&ctx, &t, &o, &ta));
+            pos = axes > 1 ? tfb_view2(at, TFB_I32, T, axes) : tfb_view1(at, TFB_I32, T);
+            o.positions = &pos;
+            CHECK_OK(&ctx, tfb_rope(&ctx, &t, &o, &tb));
+            CHECK(memcmp(a, b, (size_t)(T * D) * 4) == 0, "axes %d, start %d", axes, i);
+        }
+    free(x), free(a), free(b);
+    tfb_ctx_free(&ctx);
+}
+
+/* Each axis is a rope of its own slice by its own coordinates; dims beyond are copied. */
+static void rope_axes_are_slices(void) {
+    static const int parts[][3] = {{8, 8, 8}, {4, 14, 6}, {2, 0, 22}, {12, 12, 0}};
+    const tfb_idx T = 7, D = 30, n = 2 * 3 * T * D;
+    float *x = t_floats(n), *a = t_floats(n), *b = t_floats(n), *f = t_floats(12);
+    const tfb_tensor t = tfb_view4(x, TFB_F32, 2, 3, T, D),
+                     ta = tfb_view4(a, TFB_F32, 2, 3, T, D);
+    const tfb_tensor tb = tfb_view4(b, TFB_F32, 2, 3, T, D);
+    const tfb_tensor freqs = tfb_view1(f, TFB_F32, 12);
+    int32_t at[42];
+    tfb_tensor pos = tfb_view3(at, TFB_I32, 2, T, 3), out = ta;
+    tfb_ctx ctx;
+    int i, k;
+    t_ctx(&ctx, NULL);
+    for (i = 0; i < 42; i++) at[i] = (int32_t)t_int(-99, 9999);
+    for (i = 0; i < 4 * 5 * 8; i++) {
+        const int *dims = parts[i % 4];
+        tfb_rope_opts o = scaled_opts(i / 4 % 5, i);
+        tfb_idx from = 0;
+        o.interleaved = i & 1;
+        o.inverse = i >> 1 & 1;
+        o.compat = i / 20 & 1;
+        if (i / 40 & 1 && o.scaling != TFB_ROPE_NTK && o.scaling != TFB_ROPE_YARN)
+            o.freqs = &freqs;
+        o.axes = dims[2] ? 3 : 2;
+        o.dims = 24;
+        pos = tfb_view3(at, TFB_I32, 2, T, o.axes);
+        o.positions = &pos;
+        memcpy(o.axis_dims, dims, sizeof o.axis_dims);
+        if (i % 4 == 0) memset(o.axis_dims, 0, sizeof o.axis_dims);
+        CHECK_OK(&ctx, tfb_rope(&ctx, &t, &o, &out));
+        memcpy(b, x, (size_t)n * 4);
+        o.dims = o.axes = 0;
+        memset(o.axis_dims, 0, sizeof o.axis_dims);
+        for (k = 0; k < 3; from += dims[k++]) {
+            tfb_tensor slice, own = tfb_view2(at + k, TFB_I32, 2, T), part = freqs;
+            if (!dims[k]) continue;
+            own.stride[0] = pos.stride[0];
+            own.stride[1] = pos.stride[1];
+            o.positions = &own;
+            CHECK_OK(&ctx, tfb_slice(&ctx, &tb, 3, from, dims[k], &slice));
+            CHECK_OK(&ctx, tfb_slice(&ctx, &freqs, 0, from / 2, dims[k] / 2, &part));
+            if (o.freqs) o.freqs = &part;
+            CHECK_OK(&ctx, tfb_rope(&ctx, &slice, &o, &slice));
+        }
+        CHECK(memcmp(a, b, (size_t)n * 4) == 0, "parts %d, scaling %d", i % 4,
+              (int)o.scaling);
+    }
+    free(x), free(a), free(b), free(f);
+    tfb_ctx_free(&ctx);
+}
+
 /* The reference in double: sin and cos are right to 1 ulp (at most 2 u) each, the angle
  * to 1e-6 turns at worst, and there are two roundings more; r is the pair's length. */
 static void rope_reference_is_accurate(void) {
@@ -799,12 +1213,16 @@ static void rope_inverse_undoes(void) {
         o.interleaved = i & 1;
         o.compat = i >> 1 & 1;
         o.start = t_int(-16777215, 16777000);
+        if (i % 3 == 0 && D % 4 == 0) o.axes = 2, o.grid[0] = o.grid[1] = 16777216;
+        if (o.axes) o.scaling = TFB_ROPE_NTK, o.factor = 3;
+        if (o.start < 0 && o.axes) o.start = -o.start;
         CHECK_OK(&ctx, tfb_rope(&ctx, &t, &o, &t));
         o.inverse = 1;
         CHECK_OK(&ctx, tfb_rope(&ctx, &t, &o, &t));
         for (j = 0; j < n; j++) {
             const tfb_idx row = j / D * D, d = j % D;
-            const tfb_idx with = o.interleaved ? d ^ 1 : (d + D / 2) % D;
+            const tfb_idx part = o.axes ? D / 2 : D, in = d % part;
+            const tfb_idx with = o.interleaved ? d ^ 1 : d - in + (in + part / 2) % part;
             const double r = hypot((double)x[j], (double)x[row + with]);
             CHECK(fabs((double)y[j] - (double)x[j]) <= (o.compat ? 10 : 8) * U * r,
                   "%g came back as %g", (double)x[j], (double)y[j]);
@@ -901,7 +1319,9 @@ static void rope_position_limits(void) {
 }
 
 /* --- Scratch. A job is one call and the buffers it may write. --- */
-#define JOBS 11
+#define NORM_JOBS COUNT(variants)
+#define ROPE_JOBS 5
+#define JOBS      (NORM_JOBS + 2 + ROPE_JOBS)
 
 typedef struct job {
     const char *name;
@@ -914,9 +1334,9 @@ typedef struct job {
 
 typedef struct jobs {
     job job[JOBS];
-    problem norm[6];
+    problem norm[NORM_JOBS];
     box soft[2][3];
-    rope rope[3];
+    rope rope[ROPE_JOBS];
 } jobs;
 
 static tfb_status job_norm(tfb_ctx *ctx, void *arg) {
@@ -951,24 +1371,29 @@ static void job_new(job *j, const char *name, tfb_status (*run)(tfb_ctx *, void 
 
 static void jobs_new(jobs *s) {
     static const turn turns[] = {
-        {2, 3, 40, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5000, 0},
-        {1, 2, 50, 34, 30, 1, 1, 0, 1, WIDE, 0, 2, -5000, 5000, 0},
-        {3, 2, 33, 40, 0, 0, 0, 1, 0, ORDER, ORDER, 4, -900000, 900000, 0},
+        {2, 3, 40, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5000, 0, 0},
+        {1, 2, 50, 34, 30, 1, 1, 0, 1, WIDE, 0, 2, -5000, 5000, 0, 0},
+        {3, 2, 33, 40, 0, 0, 0, 1, 0, ORDER, ORDER, 4, -900000, 900000, 0, 0},
+        {2, 2, 30, 36, 34, 0, 1, 0, 0, WIDE, 0, 0, 0, 0, 0,
+         AXES_3 | PARTS | TFB_ROPE_YARN},
+        {2, 1, 19, 40, 0, 1, 0, 0, 0, 0, BACK, 4, -99, 99, 0, AXES_2 | FREQS | MAGNITUDE},
     };
     static const tfb_idx shape[] = {70, 333};
     int i, j;
-    for (i = 0; i < 6; i++) {
+    for (i = 0; i < NORM_JOBS; i++) {
         problem_new(&s->norm[i], &variants[i]);
         job_new(&s->job[i], "norm", job_norm, &s->norm[i], s->norm[i].t, TENSORS);
     }
     for (i = 0; i < 2; i++) {
         for (j = 0; j < 3; j++)
             s->soft[i][j] = box_new(j < 2 ? 2 : 1, shape, i ? ORDER | SPARSE : 0);
-        job_new(&s->job[6 + i], "softmax", job_softmax, s->soft[i], s->soft[i], 3);
+        job_new(&s->job[NORM_JOBS + i], "softmax", job_softmax, s->soft[i], s->soft[i],
+                3);
     }
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < ROPE_JOBS; i++) {
         rope_new(&s->rope[i], &turns[i]);
-        job_new(&s->job[8 + i], "rope", job_rope, &s->rope[i], &s->rope[i].x, 2);
+        job_new(&s->job[NORM_JOBS + 2 + i], "rope", job_rope, &s->rope[i], &s->rope[i].x,
+                2);
     }
 }
 
@@ -976,9 +1401,9 @@ static void jobs_free(jobs *s) {
     int i, j;
     for (i = 0; i < JOBS; i++)
         for (j = 0; j < s->job[i].n; j++) free(s->job[i].want[j]);
-    for (i = 0; i < 6; i++) problem_free(&s->norm[i]);
+    for (i = 0; i < NORM_JOBS; i++) problem_free(&s->norm[i]);
     for (i = 0; i < 6; i++) box_free(&s->soft[i / 3][i % 3]);
-    for (i = 0; i < 3; i++) rope_free(&s->rope[i]);
+    for (i = 0; i < ROPE_JOBS; i++) rope_free(&s->rope[i]);
 }
 
 static void job_equal(const job *j, int untouched) {
@@ -1126,7 +1551,7 @@ static void scratch_overflows(void) {
 /* --- Bad input. --- */
 static tfb_norm_opts norm_opts;
 static tfb_rope_opts rope_opts;
-static int norm_centre;
+static int norm_which;
 
 static tfb_status run_norm(tfb_ctx *ctx, tfb_tensor **t) {
     tfb_norm_opts o = norm_opts;
@@ -1134,8 +1559,7 @@ static tfb_status run_norm(tfb_ctx *ctx, tfb_tensor **t) {
     o.bias = t[2];
     o.residual = t[3];
     o.sum = t[4];
-    return norm_centre ? tfb_layernorm(ctx, t[0], &o, t[5])
-                       : tfb_rmsnorm(ctx, t[0], &o, t[5]);
+    return norms[norm_which](ctx, t[0], &o, t[5]);
 }
 
 static tfb_status run_softmax(tfb_ctx *ctx, tfb_tensor **t) {
@@ -1145,6 +1569,7 @@ static tfb_status run_softmax(tfb_ctx *ctx, tfb_tensor **t) {
 static tfb_status run_rope(tfb_ctx *ctx, tfb_tensor **t) {
     tfb_rope_opts o = rope_opts;
     o.positions = t[1];
+    o.freqs = t[3];
     return tfb_rope(ctx, t[0], &o, t[2]);
 }
 
@@ -1222,18 +1647,17 @@ static void norm_refuses(void) {
                                {0}};
     tfb_tensor empty;
     tfb_ctx ctx;
-    for (norm_centre = 0; norm_centre < 2; norm_centre++) {
+    for (norm_which = 0; norm_which < NORMS; norm_which++) {
         call c = fresh;
         norm_refuses_in(&c);
         empty = tfb_view2(c.mem, TFB_F32, 3, 0);
         t_ctx(&ctx, NULL);
         CHECK_FAILS(&ctx, TFB_ERR_SHAPE, "x.shape[1] is 0",
-                    norm_centre ? tfb_layernorm(&ctx, &empty, NULL, &empty)
-                                : tfb_rmsnorm(&ctx, &empty, NULL, &empty));
-        CHECK(strstr(ctx.message, norm_centre ? "tfb_layernorm:" : "tfb_rmsnorm:"), "%s",
-              ctx.message);
-        CHECK(tfb_rmsnorm(NULL, &c.t[0], NULL, &c.t[5]) == TFB_ERR_ARG, "no context");
-        CHECK(tfb_layernorm(NULL, &c.t[0], NULL, &c.t[5]) == TFB_ERR_ARG, "no context");
+                    norms[norm_which](&ctx, &empty, NULL, &empty));
+        CHECK_FAILS(&ctx, TFB_ERR_SHAPE, norm_names[norm_which],
+                    norms[norm_which](&ctx, &empty, NULL, &empty));
+        CHECK(norms[norm_which](NULL, &c.t[0], NULL, &c.t[5]) == TFB_ERR_ARG,
+              "no context");
         tfb_ctx_free(&ctx);
     }
 }
@@ -1270,10 +1694,12 @@ static void softmax_refuses(void) {
 }
 
 static void rope_refuses(void) {
-    call c = {{"x", "positions", "y"}, {0, 1, 0}, 3, run_rope, {{0}}, {0}, {0}};
+    call c = {
+        {"x", "positions", "y", "freqs"}, {0, 1, 0, 1}, 4, run_rope, {{0}}, {0}, {0}};
     const tfb_tensor x = tfb_view4(c.mem, TFB_F32, 2, 1, 3, 4);
     const tfb_tensor p = tfb_view2(c.ints, TFB_I32, 2, 3);
     const tfb_tensor y = tfb_view4(c.mem + 24, TFB_F32, 2, 1, 3, 4);
+    const tfb_tensor f = tfb_view1(c.mem + 50, TFB_F32, 2);
     const wrong list[] = {
         {0, with_rank(x, 3), TFB_ERR_SHAPE, "x.ndim is 3, needs 4"},
         {0, with_rank(x, 5), TFB_ERR_SHAPE, "x.ndim is 5, needs 4"},
@@ -1294,31 +1720,23 @@ static void rope_refuses(void) {
         {2, with_data(y, c.mem + 23), TFB_ERR_ALIAS, "y overlaps x"},
         {2, with_stride(x, 0, 13), TFB_ERR_ALIAS, "y overlaps x"},
         {1, with_data(p, c.mem + 30), TFB_ERR_ALIAS, "y overlaps positions"},
+        {3, with_rank(f, 0), TFB_ERR_SHAPE, "freqs.ndim is 0, needs 1 to 1"},
+        {3, with_rank(f, 2), TFB_ERR_SHAPE, "freqs.ndim is 2, needs 1 to 1"},
+        {3, with_dtype(f, TFB_F16), TFB_ERR_DTYPE, "freqs is F16"},
+        {3, with_extent(f, 0, 4), TFB_ERR_SHAPE, "freqs.shape[0] is 4, needs 2"},
+        {3, with_extent(f, 0, 1), TFB_ERR_SHAPE, "freqs.shape[0] is 1, needs 2"},
+        {3, with_data(f, c.mem + 47), TFB_ERR_ALIAS, "y overlaps freqs"},
     };
-    static const double bases[] = {-10000.0, 0.5, 1.0, 1e12, 1e300, HUGE_VAL, -HUGE_VAL};
-    static const int dims[] = {-2, 1, 3, 5, 6, INT32_MAX - 1, INT32_MIN};
     tfb_tensor odd = with_extent(x, 3, 3);
     tfb_ctx ctx;
-    int i;
     c.t[0] = x;
     c.t[1] = p;
     c.t[2] = y;
+    c.t[3] = f;
     CHECK(tfb_rope(NULL, &x, NULL, &c.t[2]) == TFB_ERR_ARG, "no context");
     memset(&rope_opts, 0, sizeof rope_opts);
     call_refuses_any(&c);
     call_refuses(&c, list, COUNT(list));
-    for (i = 0; i < COUNT(dims); i++) {
-        rope_opts.dims = dims[i];
-        call_refused(&c, -1, NULL, TFB_ERR_ARG, "must be even and at most 4");
-    }
-    rope_opts.dims = 0;
-    for (i = 0; i < COUNT(bases); i++) {
-        rope_opts.base = bases[i];
-        call_refused(&c, -1, NULL, TFB_ERR_ARG, "base must be between 1 and 1e12");
-    }
-    rope_opts.base = (double)tfb__float_of(0x7FC00000u); /* NaN is not 0 either */
-    call_refused(&c, -1, NULL, TFB_ERR_ARG, "base must be between 1 and 1e12");
-    memset(&rope_opts, 0, sizeof rope_opts);
     t_ctx(&ctx, NULL);
     CHECK_FAILS(&ctx, TFB_ERR_SHAPE, "rows are 3 long, must be even",
                 tfb_rope(&ctx, &odd, NULL, &odd));
@@ -1328,11 +1746,214 @@ static void rope_refuses(void) {
     tfb_ctx_free(&ctx);
 }
 
+/* Runs rope over 2 sequences of 3 tokens of 12 dims, in place, with rope_opts and these
+ * tensors, which may be NULL. */
+static void rope_refused(const tfb_tensor *positions, const tfb_tensor *freqs,
+                         tfb_status code, const char *text) {
+    float x[72], before[72];
+    tfb_tensor t = tfb_view4(x, TFB_F32, 2, 1, 3, 12);
+    tfb_rope_opts o = rope_opts;
+    tfb_ctx ctx;
+    int i;
+    for (i = 0; i < 72; i++) x[i] = before[i] = (float)i;
+    o.positions = positions;
+    o.freqs = freqs;
+    t_ctx(&ctx, NULL);
+    CHECK_FAILS(&ctx, code, text, tfb_rope(&ctx, &t, &o, &t));
+    CHECK(strncmp(ctx.message, "tfb_rope: ", 10) == 0, "%s", ctx.message);
+    CHECK(memcmp(x, before, sizeof x) == 0, "\"%s\": memory changed", text);
+    tfb_ctx_free(&ctx);
+}
+
+static void rope_refuses_dims_and_base(void) {
+    static const double bases[] = {-10000.0, 0.5,      1.0,       1e12,
+                                   1e300,    HUGE_VAL, -HUGE_VAL, (double)NAN};
+    static const int dims[] = {-2, 1, 3, 13, 14, INT32_MAX - 1, INT32_MIN};
+    int i;
+    memset(&rope_opts, 0, sizeof rope_opts);
+    for (i = 0; i < COUNT(dims); i++) {
+        rope_opts.dims = dims[i];
+        rope_refused(NULL, NULL, TFB_ERR_ARG, "must be even and at most 12");
+    }
+    rope_opts.dims = 0;
+    for (i = 0; i < COUNT(bases); i++) {
+        rope_opts.base = bases[i];
+        rope_refused(NULL, NULL, TFB_ERR_ARG, "base must be between 1 and 1e12");
+    }
+    memset(&rope_opts, 0, sizeof rope_opts);
+}
+
+/* A number of the options, by its place, is set to something wrong. */
+static void rope_refuses_scaling(void) {
+    static const char *const factor = "factor must be at least 1 and below 1e12";
+    static const char *const magnitude = "magnitude must be positive and finite";
+    static const char *const length = "trained_length must be between 0 and 1e12";
+    static const char *const fast = "needs 0 < slow < fast < 1e12";
+    const struct {
+        int scaling;
+        size_t at;
+        double value;
+        const char *text;
+    } list[] = {
+        {TFB_ROPE_LINEAR, offsetof(tfb_rope_opts, factor), 0.999, factor},
+        {TFB_ROPE_NTK, offsetof(tfb_rope_opts, factor), -2, factor},
+        {TFB_ROPE_YARN, offsetof(tfb_rope_opts, factor), HUGE_VAL, factor},
+        {TFB_ROPE_LLAMA3, offsetof(tfb_rope_opts, factor), (double)NAN, factor},
+        {TFB_ROPE_PLAIN, offsetof(tfb_rope_opts, factor), 0.5, factor},
+        {TFB_ROPE_PLAIN, offsetof(tfb_rope_opts, magnitude), -1, magnitude},
+        {TFB_ROPE_YARN, offsetof(tfb_rope_opts, magnitude), HUGE_VAL, magnitude},
+        {TFB_ROPE_NTK, offsetof(tfb_rope_opts, magnitude), 1e39, magnitude},
+        {TFB_ROPE_LINEAR, offsetof(tfb_rope_opts, magnitude), (double)NAN, magnitude},
+        {TFB_ROPE_YARN, offsetof(tfb_rope_opts, trained_length), 0, length},
+        {TFB_ROPE_LLAMA3, offsetof(tfb_rope_opts, trained_length), 0, length},
+        {TFB_ROPE_YARN, offsetof(tfb_rope_opts, trained_length), -4096, length},
+        {TFB_ROPE_LLAMA3, offsetof(tfb_rope_opts, trained_length), HUGE_VAL, length},
+        {TFB_ROPE_LLAMA3, offsetof(tfb_rope_opts, trained_length), (double)NAN, length},
+        {TFB_ROPE_YARN, offsetof(tfb_rope_opts, fast), 1, fast},
+        {TFB_ROPE_YARN, offsetof(tfb_rope_opts, fast), -32, fast},
+        {TFB_ROPE_LLAMA3, offsetof(tfb_rope_opts, fast), 0.5, fast},
+        {TFB_ROPE_LLAMA3, offsetof(tfb_rope_opts, fast), HUGE_VAL, fast},
+        {TFB_ROPE_LLAMA3, offsetof(tfb_rope_opts, slow), 4, fast},
+        {TFB_ROPE_LLAMA3, offsetof(tfb_rope_opts, slow), -1, fast},
+        {TFB_ROPE_YARN, offsetof(tfb_rope_opts, slow), 32, fast},
+        {TFB_ROPE_YARN, offsetof(tfb_rope_opts, slow), (double)NAN, fast},
+        {-1, offsetof(tfb_rope_opts, slow), 0, "scaling is "},
+        {TFB_ROPE_LLAMA3 + 1, offsetof(tfb_rope_opts, slow), 0, "scaling is 5, which is"},
+    };
+    int i;
+    for (i = 0; i < COUNT(list); i++) {
+        memset(&rope_opts, 0, sizeof rope_opts);
+        rope_opts.scaling = (tfb_rope_scaling)list[i].scaling;
+        rope_opts.trained_length = 4096;
+        memcpy((char *)&rope_opts + list[i].at, &list[i].value, sizeof(double));
+        rope_refused(NULL, NULL, TFB_ERR_ARG, list[i].text);
+    }
+    memset(&rope_opts, 0, sizeof rope_opts);
+}
+
+static void rope_refuses_freqs(void) {
+    static const float bad[] = {1.5708f, -1.5708f, 1e30f};
+    float f[6] = {1, 0, -1, 1.57079f, 0.5f, -1.57079f}, x[12] = {0};
+    const tfb_tensor freqs = tfb_view1(f, TFB_F32, 6);
+    tfb_tensor t = tfb_view4(x, TFB_F32, 1, 1, 1, 12);
+    tfb_ctx ctx;
+    int i;
+    memset(&rope_opts, 0, sizeof rope_opts);
+    for (i = 0; i < 2; i++) {
+        rope_opts.scaling = i ? TFB_ROPE_YARN : TFB_ROPE_NTK;
+        rope_opts.trained_length = 1;
+        rope_refused(NULL, &freqs, TFB_ERR_ARG, "NTK and YARN scale a base, not freqs");
+    }
+    memset(&rope_opts, 0, sizeof rope_opts);
+    for (i = 0; i < 5; i++) {
+        f[3] = i < 3 ? bad[i] : i == 3 ? -TFB__FLT_INF : tfb__float_of(0x7FC00000u);
+        rope_opts.compat = 0;
+        rope_refused(NULL, &freqs, TFB_ERR_RANGE, "freqs[3] is past pi / 2, which only");
+        rope_opts.compat = 1;
+        if (i > 2) rope_refused(NULL, &freqs, TFB_ERR_RANGE, "freqs[3] is not finite");
+    }
+    f[3] = 1e30f; /* not read while measuring, and legal in compat */
+    rope_opts.freqs = &freqs;
+    t_ctx(&ctx, NULL);
+    CHECK_OK(&ctx, tfb_rope(&ctx, &t, &rope_opts, &t));
+    tfb_ctx_free(&ctx);
+    CHECK_OK(&ctx, tfb_ctx_init_measure(&ctx));
+    rope_opts.compat = 0;
+    CHECK_OK(&ctx, tfb_rope(&ctx, &t, &rope_opts, &t));
+    memset(&rope_opts, 0, sizeof rope_opts);
+}
+
+/* Axes, their dims and grids of 12 dims; start 0 and 3 tokens fit. */
+static void rope_refuses_axes(void) {
+    static const char *const sum = "axis_dims do not add up to 12";
+    const tfb_idx most = 1 << 24;
+    const struct {
+        int axes, dims[3];
+        tfb_idx start, grid[3];
+        tfb_status code;
+        const char *text;
+    } list[] = {
+        {-1, {0, 0, 0}, 0, {0, 0, 0}, TFB_ERR_ARG, "axes is -1, must be 0 to 3"},
+        {4, {0, 0, 0}, 0, {0, 0, 0}, TFB_ERR_ARG, "axes is 4, must be 0 to 3"},
+        {2, {5, 7, 0}, 0, {2, 2, 0}, TFB_ERR_ARG, "axis_dims[0] is 5, must be even"},
+        {2, {4, -2, 0}, 0, {2, 2, 0}, TFB_ERR_ARG, "axis_dims[1] is -2, must be"},
+        {2, {4, 6, 0}, 0, {2, 2, 0}, TFB_ERR_ARG, sum},
+        {2, {4, 10, 0}, 0, {2, 2, 0}, TFB_ERR_ARG, sum},
+        {3, {4, 4, 6}, 0, {2, 2, 2}, TFB_ERR_ARG, sum},
+        {3, {4, 4, 2}, 0, {2, 2, 2}, TFB_ERR_ARG, sum},
+        {3, {INT32_MAX - 1, INT32_MAX - 1, 16}, 0, {2, 2, 2}, TFB_ERR_ARG, sum},
+        {0, {10, 0, 0}, 0, {0, 0, 0}, TFB_ERR_ARG, sum},
+        {2, {4, 4, 4}, 0, {2, 2, 0}, TFB_ERR_ARG, "axis_dims[2] or grid[2] is set"},
+        {2, {0, 0, 0}, 0, {2, 2, 2}, TFB_ERR_ARG, "axis_dims[2] or grid[2] is set"},
+        {1, {0, 0, 0}, 0, {9, 9, 0}, TFB_ERR_ARG, "grid[1] is set, axes is 1"},
+        {2, {0, 0, 0}, 0, {0, 0, 0}, TFB_ERR_ARG, "2 axes need positions or a grid"},
+        {2, {0, 0, 0}, 0, {2, 0, 0}, TFB_ERR_ARG, "grid[1] is 0, must be 1 to 2^24"},
+        {2, {0, 0, 0}, 0, {0, 3, 0}, TFB_ERR_ARG, "grid[0] is 0, must be 1 to 2^24"},
+        {3, {0, 0, 0}, 0, {2, 2, -3}, TFB_ERR_ARG, "grid[2] is -3, must be 1"},
+        {1, {0, 0, 0}, 0, {-9, 0, 0}, TFB_ERR_ARG, "grid[0] is -9, must be 1"},
+        {2, {0, 0, 0}, 0, {2, most + 1, 0}, TFB_ERR_ARG, "grid[1] is 16777217, must"},
+        {2, {0, 0, 0}, 2, {2, 2, 0}, TFB_ERR_RANGE, "tokens 2 and 3 more pass the grid"},
+        {2, {0, 0, 0}, -1, {2, 2, 0}, TFB_ERR_RANGE, "tokens -1 and 3 more pass the"},
+        {2, {0, 0, 0}, 5, {2, 2, 0}, TFB_ERR_RANGE, "tokens 5 and 3 more pass the grid"},
+        {1, {0, 0, 0}, 1, {3, 0, 0}, TFB_ERR_RANGE, "tokens 1 and 3 more pass the grid"},
+        {2, {0, 0, 0}, PTRDIFF_MAX, {2, 2, 0}, TFB_ERR_RANGE, "3 more pass the grid"},
+        {2, {0, 0, 0}, PTRDIFF_MIN, {2, 2, 0}, TFB_ERR_RANGE, "3 more pass the grid"},
+    };
+    int i;
+    for (i = 0; i < COUNT(list); i++) {
+        memset(&rope_opts, 0, sizeof rope_opts);
+        rope_opts.axes = list[i].axes;
+        rope_opts.start = list[i].start;
+        memcpy(rope_opts.axis_dims, list[i].dims, sizeof list[i].dims);
+        memcpy(rope_opts.grid, list[i].grid, sizeof list[i].grid);
+        rope_refused(NULL, NULL, list[i].code, list[i].text);
+    }
+    memset(&rope_opts, 0, sizeof rope_opts);
+    rope_opts.axes = 3;
+    rope_opts.dims = 8;
+    rope_refused(NULL, NULL, TFB_ERR_ARG, "8 dims have no 3 equal even parts");
+    rope_opts.axes = 2;
+    rope_opts.dims = 10;
+    rope_refused(NULL, NULL, TFB_ERR_ARG, "10 dims have no 2 equal even parts");
+    memset(&rope_opts, 0, sizeof rope_opts);
+}
+
+/* Positions of two axes; the largest value that is not one. */
+static void rope_refuses_places(void) {
+    int32_t at[12] = {0};
+    const tfb_tensor p = tfb_view3(at, TFB_I32, 2, 3, 2);
+    const tfb_tensor flat = tfb_view2(at, TFB_I32, 3, 2);
+    const wrong list[] = {
+        {0, with_rank(p, 1), TFB_ERR_SHAPE, "positions.ndim is 1, needs 2 to 3"},
+        {0, with_rank(p, 4), TFB_ERR_SHAPE, "positions.ndim is 4, needs 2 to 3"},
+        {0, with_extent(p, 2, 3), TFB_ERR_SHAPE, "positions.shape[2] is 3, needs 2"},
+        {0, with_extent(p, 1, 2), TFB_ERR_SHAPE, "positions.shape[1] is 2, needs 3"},
+        {0, with_extent(p, 0, 1), TFB_ERR_SHAPE, "positions.shape[0] is 1, needs 2"},
+        {0, with_extent(flat, 0, 2), TFB_ERR_SHAPE, "positions.shape[0] is 2, needs 3"},
+        {0, with_extent(flat, 1, 1), TFB_ERR_SHAPE, "positions.shape[1] is 1, needs 2"},
+    };
+    int i;
+    memset(&rope_opts, 0, sizeof rope_opts);
+    rope_opts.axes = 2;
+    for (i = 0; i < COUNT(list); i++)
+        rope_refused(&list[i].t, NULL, list[i].code, list[i].text);
+    at[9] = 1 << 24;
+    rope_refused(&p, NULL, TFB_ERR_RANGE,
+                 "positions has 16777216 for token 1, past 2^24");
+    at[9] = 0;
+    at[4] = -(1 << 24);
+    rope_refused(&flat, NULL, TFB_ERR_RANGE, "positions has -16777216 for token 2, past");
+    rope_opts.axes = 3;
+    rope_refused(&p, NULL, TFB_ERR_SHAPE, "positions.shape[2] is 2, needs 3");
+    memset(&rope_opts, 0, sizeof rope_opts);
+}
+
 int main(void) {
     RUN(norm_every_option);
     RUN(norm_workers_and_tables);
     RUN(norm_ranks_and_repeats);
     RUN(norm_eps);
+    RUN(l2norm_rows);
     RUN(norm_reference_is_accurate);
     RUN(softmax_random);
     RUN(softmax_workers_and_tables);
@@ -1341,10 +1962,17 @@ int main(void) {
     RUN(softmax_reference_is_accurate);
     RUN(huge_empties);
     RUN(rope_every_option);
+    RUN(rope_new_options);
     RUN(rope_workers_and_tables);
     RUN(rope_worked_example);
     RUN(rope_permuted);
     RUN(rope_angles);
+    RUN(rope_frequencies);
+    RUN(rope_given_frequencies);
+    RUN(rope_scaled_angles);
+    RUN(rope_yarn_corners);
+    RUN(rope_grid);
+    RUN(rope_axes_are_slices);
     RUN(rope_reference_is_accurate);
     RUN(rope_inverse_undoes);
     RUN(rope_compat);
@@ -1356,5 +1984,10 @@ int main(void) {
     RUN(norm_refuses);
     RUN(softmax_refuses);
     RUN(rope_refuses);
+    RUN(rope_refuses_dims_and_base);
+    RUN(rope_refuses_scaling);
+    RUN(rope_refuses_freqs);
+    RUN(rope_refuses_axes);
+    RUN(rope_refuses_places);
     FINISH();
 }
