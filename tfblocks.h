@@ -1723,11 +1723,11 @@ typedef struct tfb__merge {
  * exist; `see` has a bit for each key of the tile at hand. */
 typedef struct tfb__attn_state {
     uint64_t *see;
-    tfb_idx *lo, *hi, *pin, *token, *out, *at; /* rows of q and y; the query's number */
+    tfb_idx *lo, *hi, *pin, *head, *token, *out, *at; /* of q, rows of q and y; number */
     float *q, *keys, *values, *ready, *trig, *s, *lanes, *carry;
     tfb__attn_part sum, all;
     tfb__attn_seq seq;
-    tfb_idx head, row0, rows, width; /* width: Dv in whole panels */
+    tfb_idx kv_head, row0, rows, width; /* width: Dv in whole panels */
     /* numbers that exist, but for a gap; first to last some row sees; .. */
     tfb_idx begin, end, gap0, gap1, first, last, lo_min, lo_max, hi_min, pin_max;
 } tfb__attn_state;
@@ -1866,7 +1866,6 @@ static void tfb__attn_begin(const tfb__attn *a, tfb_idx task, int worker,
                             tfb__attn_state *w);
 static tfb__attn_part tfb__attn_part_of(const tfb__attn *a, tfb_idx i);
 static tfb__attn_item *tfb__attn_item_of(const tfb__attn *a, tfb_idx i);
-static tfb_idx tfb__attn_head(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r);
 static tfb_idx tfb__attn_next(const tfb__attn_state *w, tfb_idx n);
 static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state *w,
                                       tfb_idx n, tfb_idx end);
@@ -3326,7 +3325,7 @@ static void TFB__FN(attn_load)(const tfb_tensor *t, const char *x, tfb_idx n, fl
 static void TFB__FN(attn_queries)(const tfb__attn *a, tfb__attn_state *w) {
     tfb_idx r;
     for (r = 0; r < w->rows; r++) {
-        const tfb_idx h = tfb__attn_head(a, w, r), i = TFB__MAX(0, w->token[r]);
+        const tfb_idx h = w->head[r], i = TFB__MAX(0, w->token[r]);
         const float *q = (const float *)a->q.data + w->seq.batch * a->q.stride[0] +
                          h * a->q.stride[1] + i * a->q.stride[2];
         TFB__CALL(attn_load, &a->q, (const char *)q, a->D, w->q + r * a->D);
@@ -3426,7 +3425,7 @@ static void TFB__FN(attn_modify_rows)(const tfb__attn *a, const tfb__attn_state 
     float bias[TFB__KT] = TFB_INIT;
     tfb_idx r;
     for (r = 0; r < w->rows; r++) {
-        const tfb_idx h = tfb__attn_head(a, w, r);
+        const tfb_idx h = w->head[r];
         const float *slope = (const float *)a->alibi.data;
         if (!w->see[r]) continue;
         if (slope) slope += w->seq.batch * a->alibi.stride[0] + h * a->alibi.stride[1];
@@ -3692,7 +3691,7 @@ static void TFB__FN(attn_sinks)(const tfb__attn *a, const tfb__attn_state *w) {
     memset((void *)w->sum.acc, 0, (size_t)(w->rows * w->width) * sizeof(float));
     for (r = 0; r < w->rows; r++) {
         const float *sinks = (const float *)a->sinks.data;
-        w->sum.m[r] = sinks[tfb__attn_head(a, w, r) * a->sinks.stride[0]];
+        w->sum.m[r] = sinks[w->head[r] * a->sinks.stride[0]];
         w->sum.l[r] = 1.0f;
     }
     TFB__CALL(attn_fold, w);
@@ -3703,7 +3702,7 @@ static void TFB__FN(attn_store)(const tfb__attn *a, const tfb__attn_state *w) {
     tfb_idx r, c;
     TFB__CALL(attn_sinks, a, w);
     for (r = 0; r < w->rows; r++) {
-        const tfb_idx h = tfb__attn_head(a, w, r), i = w->token[r], b = w->seq.batch;
+        const tfb_idx h = w->head[r], i = w->token[r], b = w->seq.batch;
         const float *acc = w->all.acc + r * w->width, l = w->all.l[r];
         const tfb_idx *st = a->y.stride;
         float *y = (float *)a->y.data + b * st[0] + h * st[1] + i * st[2];
@@ -3725,7 +3724,7 @@ static void TFB__FN(attn_store)(const tfb__attn *a, const tfb__attn_state *w) {
 /* A row of tfb_attention_weights for a tile whose scores are in w->s. */
 static void TFB__FN(attn_emit)(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
                                tfb_idx n, tfb_idx end) {
-    const tfb_idx h = tfb__attn_head(a, w, r), *st = a->y.stride;
+    const tfb_idx h = w->head[r], *st = a->y.stride;
     const tfb_idx i = (w->row0 + r) / a->group;
     const TFB__VF m = TFB__VSET1(w->all.m[r]), inverse = TFB__VSET1(1.0f / w->all.l[r]);
     float *y = (float *)a->y.data + w->seq.batch * st[0] + h * st[1] + i * st[2];
@@ -3749,8 +3748,8 @@ static void TFB__FN(attn_weights)(const tfb__attn *a, tfb__attn_state *w) {
     TFB__CALL(attn_sinks, a, w);
     for (r = 0; r < w->rows; r++) {
         const tfb_idx *st = a->y.stride, i = (w->row0 + r) / a->group;
-        float *y = (float *)a->y.data + w->seq.batch * st[0] +
-                   tfb__attn_head(a, w, r) * st[1] + i * st[2];
+        float *y =
+            (float *)a->y.data + w->seq.batch * st[0] + w->head[r] * st[1] + i * st[2];
         for (j = 0; w->token[r] >= 0 && j < a->S; j++) y[j * st[3]] = 0.0f;
     }
     for (n = w->first; n < w->last;) {
@@ -5880,6 +5879,7 @@ static void tfb__attn_limits(const tfb__attn *a, tfb__attn_state *w, tfb_idx r) 
     tfb_idx i = a->rows ? tfb__i32_at(a->rows, t) : w->seq.q0 + t, at = i + at0, upper;
     if (i < w->seq.q0 || i >= w->seq.q0 + w->seq.T) i = -1;
     upper = o->causal != TFB_CAUSAL_NONE ? TFB__MIN(w->end, at + 1) : w->end;
+    w->head[r] = w->kv_head * a->group + (w->row0 + r) % a->group;
     w->token[r] = i;
     w->out[r] = a->rows ? t : i;
     w->at[r] = at;
@@ -5913,6 +5913,7 @@ static size_t tfb__attn_carve(const tfb__attn *a, char *memory, tfb__attn_state 
     TFB__CARVE(lo, tfb_idx, R, 1)
     TFB__CARVE(hi, tfb_idx, R, 1)
     TFB__CARVE(pin, tfb_idx, R, 1)
+    TFB__CARVE(head, tfb_idx, R, 1)
     TFB__CARVE(token, tfb_idx, R, 1)
     TFB__CARVE(out, tfb_idx, R, 1)
     TFB__CARVE(at, tfb_idx, R, 1)
@@ -5965,7 +5966,7 @@ static void tfb__attn_begin(const tfb__attn *a, tfb_idx task, int worker,
     w->sum = tfb__attn_part_of(a, 2 * (tfb_idx)worker);
     w->all = tfb__attn_part_of(a, 2 * (tfb_idx)worker + 1);
     w->seq = tfb__attn_sequence(a, heads / a->G);
-    w->head = heads % a->G;
+    w->kv_head = heads % a->G;
     w->row0 = block * a->block_rows;
     w->rows = (a->rows ? a->rows->shape[0] : w->seq.T) * a->group - w->row0;
     w->rows = TFB__MAX(0, TFB__MIN(w->rows, a->block_rows));
@@ -6019,9 +6020,9 @@ static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state 
         row %= a->page;
         run.len = TFB__MIN(run.len, a->page - row);
     }
-    run.k = (char *)a->k.data + (batch * ks[0] + w->head * ks[1] + row * ks[2]) *
+    run.k = (char *)a->k.data + (batch * ks[0] + w->kv_head * ks[1] + row * ks[2]) *
                                     (tfb_idx)tfb_dtype_size(a->k.dtype);
-    run.v = (char *)a->v.data + (batch * vs[0] + w->head * vs[1] + row * vs[2]) *
+    run.v = (char *)a->v.data + (batch * vs[0] + w->kv_head * vs[1] + row * vs[2]) *
                                     (tfb_idx)tfb_dtype_size(a->v.dtype);
     return run;
 }
@@ -6033,23 +6034,17 @@ static uint64_t tfb__bits_between(tfb_idx lo, tfb_idx hi) {
     return lo < hi ? TFB__ALL_SEEN >> (TFB__KT - (hi - lo)) << lo : 0;
 }
 
-/* The query head of a row. */
-static tfb_idx tfb__attn_head(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r) {
-    return w->head * a->group + (w->row0 + r) % a->group;
-}
-
 /* Where a row of a mask or bias begins. */
-static tfb_idx tfb__attn_mask_row(const tfb__attn *a, const tfb__attn_state *w,
-                                  const tfb_tensor *t, tfb_idx r) {
-    return w->seq.batch * t->stride[0] + tfb__attn_head(a, w, r) * t->stride[1] +
+static tfb_idx tfb__attn_mask_row(const tfb__attn_state *w, const tfb_tensor *t,
+                                  tfb_idx r) {
+    return w->seq.batch * t->stride[0] + w->head[r] * t->stride[1] +
            w->token[r] * t->stride[2];
 }
 
 static void tfb__attn_bias(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
                            tfb_idx n, tfb_idx end, float *bias) {
     const tfb_idx st = a->bias.stride[3];
-    const float *from =
-        (const float *)a->bias.data + tfb__attn_mask_row(a, w, &a->bias, r);
+    const float *from = (const float *)a->bias.data + tfb__attn_mask_row(w, &a->bias, r);
     tfb__attn_run run = tfb__attn_run_of(a, w, n, end);
     tfb_idx i;
     for (; run.len > 0; run = tfb__attn_run_of(a, w, run.n + run.len, end))
@@ -6065,8 +6060,8 @@ static uint64_t tfb__attn_unmasked(const tfb__attn *a, const tfb__attn_state *w,
     tfb__attn_run run = tfb__attn_run_of(a, w, n, end);
     uint64_t see = 0;
     tfb_idx i;
-    if (mask) mask += tfb__attn_mask_row(a, w, &a->mask, r);
-    if (bias) bias += tfb__attn_mask_row(a, w, &a->bias, r);
+    if (mask) mask += tfb__attn_mask_row(w, &a->mask, r);
+    if (bias) bias += tfb__attn_mask_row(w, &a->bias, r);
     for (; run.len > 0; run = tfb__attn_run_of(a, w, run.n + run.len, end))
         for (i = 0; i < run.len; i++) {
             const tfb_idx j = run.row + i;
@@ -6099,8 +6094,8 @@ static uint64_t tfb__attn_see(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
                        tfb__bits_between(w->begin - tile, w->pin[r] - tile);
         see &= exist;
         if (see && (a->mask.data || a->bias.data)) {
-            const tfb_idx mask = tfb__attn_mask_row(a, w, &a->mask, r);
-            const tfb_idx bias = tfb__attn_mask_row(a, w, &a->bias, r);
+            const tfb_idx mask = tfb__attn_mask_row(w, &a->mask, r);
+            const tfb_idx bias = tfb__attn_mask_row(w, &a->bias, r);
             if (!known || mask != mask0 || bias != bias0)
                 unmasked = tfb__attn_unmasked(a, w, r, n, end);
             known = 1;
