@@ -1,4 +1,4 @@
-/* tfblocks.h 0.2.0 - transformer building blocks for any C program, in one file.
+/* tfblocks.h 0.3.0 - transformer building blocks for any C program, in one file.
  *
  * Tensors, matmul, fused linear layers, norms, rope, chunked attention and KV caches, on
  * the fastest instruction set the machine has, picked at run time. Nothing beyond libc is
@@ -56,7 +56,7 @@
  *   Bits     Sums over k are chains of fma from +0 over 256 terms, block added to block.
  *            Row sums have 16 lanes, element i in lane i mod 16, folded 16 8 4 2 1.
  *            Attention runs over tiles of 64 keys and splits of 1024, counted from the
- *            first key of the sequence. Elementary functions are our own. fma, division
+ *            first key of the sequence wherever that lies. Elementary functions are our own. fma, division
  *            and square root are the IEEE ones; the rounding mode is never touched.
  *            Outside: builds with -ffast-math or x87 arithmetic, large products under
  *            TFB_USE_CBLAS; tfb_build_info tells.
@@ -81,7 +81,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TFB_VERSION       "0.2.0"
+#define TFB_VERSION       "0.3.0"
 #define TFB_MAX_DIMS      6
 #define TFB_MESSAGE_BYTES 192
 
@@ -1667,9 +1667,9 @@ typedef struct tfb__qk {
     tfb__rope_plan rope;
 } tfb__qk;
 
-/* A sequence of a call: queries q0 .. q0 + T - 1, keys lo .. hi - 1. Everything is decided
- * by key numbers: that of row j is j + shift, of a pinned row j; query row i stands at
- * number i + stand. */
+/* A sequence of a call: queries q0 .. q0 + T - 1, keys lo .. hi - 1. All is decided by key
+ * numbers: that of row j is j + shift, of a pinned row j; query row i stands at number
+ * i + stand. */
 typedef struct tfb__attn_seq {
     tfb_idx batch, q0, T, lo, hi, shift, stand;
 } tfb__attn_seq;
@@ -1691,8 +1691,8 @@ typedef struct tfb__attn_item {
     int first, last; /* of its task */
 } tfb__attn_item;
 
-/* WHOLE: a task from first key to output. SPLIT: an item into its part. FOLD: all items of
- * a wave into the outputs, in order. WEIGHTS: a task of tfb_attention_weights. */
+/* WHOLE: a task from first key to output. SPLIT: an item into its part. FOLD: all items
+ * of a wave into the outputs, in order. WEIGHTS: a task of tfb_attention_weights. */
 enum { TFB__ATTN_WHOLE, TFB__ATTN_SPLIT, TFB__ATTN_FOLD, TFB__ATTN_WEIGHTS };
 
 /* A call as resolved; of tensors that are absent data is NULL. */
@@ -1945,9 +1945,10 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 
 /* ===== [8] VECTOR OPS =============================================================== */
 /* The same names for every instruction set. TFB__VW floats make a TFB__VF; a TFB__VM is
- * what a comparison gives, or VMASK the low VW bits of a number. LOADN and STOREN touch the first n lanes, LOADN clears the
- * rest. VMAX(a, b) is a > b ? a : b, so a NaN in a gives b. Shifts are logical. LOADP
- * reads a panel (little-endian), LOADH and LOADB VW floats from binary16 and bfloat16.
+ * what a comparison gives, or VMASK the low VW bits of a number. LOADN and STOREN touch
+ * the first n lanes, LOADN clears the rest. VMAX(a, b) is a > b ? a : b, so a NaN in a
+ * gives b. Shifts are logical. LOADP reads a panel (little-endian), LOADH and LOADB VW
+ * floats from binary16 and bfloat16.
  * SQUARE(X) is X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it.
  * TILES lists the register tiles, rows x vectors, for each number of rows the widest
  * first. */
@@ -3049,8 +3050,8 @@ static void TFB__FN(mm)(const tfb__mm *t) {
     const tfb_idx vecs = (t->cols + TFB__PANEL - 1) / TFB__PANEL * (TFB__PANEL / TFB__VW);
     tfb_idx row = 0, rows;
     int staged = t->staged;
-    /* 16-bit panels, or rows of a multiple of their width, are read as they are while rows
-     * of A are few. */
+    /* 16-bit panels, or rows of a multiple of their width, are read as they are while
+     * rows of A are few. */
     const int half = t->staged && t->reuse && t->source.dtype != TFB_F32 &&
                      t->source.lane_stride == 1 && !TFB__BIG_ENDIAN &&
                      ((t->source.little && t->source.k_stride == TFB__PANEL) ||
@@ -7099,7 +7100,16 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
  *   - Software prefetch helps only if it follows memory in order; sixteen rows at a time
  *     of a matrix are sixteen streams, more than most prefetchers follow.
  *
+ *   - Exponentials far below 0 must not become subnormal: each would cost an assist.
+ *   - kv_start moves where keys are counted from, a mask does not: left padding by
+ *     kv_start keeps the bits of the unpadded sequence.
+ *   - With kv_len the bottom right corner is at the last key that exists, not at S.
+ *
  * Changes
+ *   0.3.0  attention: masks, bias, ALiBi, sinks, softcap, two-sided windows, lengths and
+ *          starts, packed sequences, pages, F16 and BF16 keys and values, norm and rope
+ *          of q and k, weights, merging of states, splits shared out among workers;
+ *          rope: scaling, explicit frequencies, several axes; tfb_l2norm
  *   0.2.0  AVX-512 and NEON tables; matmul and linear by shape class, relu and residual
  *          in registers; F16 and BF16 weights, plain and packed (tfb_pack_bytes takes the
  *          dtype); TFB_LINEAR_SCRATCH(M, N, K, workers); TFB_USE_CBLAS
