@@ -1869,8 +1869,13 @@ static tfb__attn_item *tfb__attn_item_of(const tfb__attn *a, tfb_idx i);
 static tfb_idx tfb__attn_next(const tfb__attn_state *w, tfb_idx n);
 static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state *w,
                                       tfb_idx n, tfb_idx end);
-static uint64_t tfb__attn_see(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
-                              tfb_idx end, int *mixed);
+static uint64_t tfb__attn_see(tfb__attn_state *w, tfb_idx n, tfb_idx end, int *mixed);
+static uint64_t tfb__attn_any(const tfb__attn_state *w, tfb_idx n, tfb_idx end,
+                              int *mixed);
+static tfb_idx tfb__attn_mask_row(const tfb__attn_state *w, const tfb_tensor *t,
+                                  tfb_idx r);
+static uint64_t tfb__attn_masked(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
+                                 tfb_idx n, tfb_idx end);
 static tfb_idx tfb__attn_strip(const tfb__attn_state *w, tfb_idx r,
                                const tfb__attn_run *run, tfb_idx *c0, tfb_idx *c1);
 static void tfb__attn_bias(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
@@ -1945,8 +1950,8 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 
 /* ===== [8] VECTOR OPS =============================================================== */
 /* The same names for every instruction set. TFB__VW floats make a TFB__VF; a TFB__VM is
- * what a comparison gives, or VMASK the low VW bits of a number. LOADN and STOREN touch
- * the first n lanes, LOADN clears the rest. VMAX(a, b) is a > b ? a : b, so a NaN in a
+ * what a comparison gives, or VMASK the low VW bits of a number, and VLANES turns it
+ * back. LOADN and STOREN touch the first n lanes, LOADN clears the rest. VMAX(a, b) is a > b ? a : b, so a NaN in a
  * gives b. Shifts are logical. LOADP reads a panel (little-endian), LOADH and LOADB VW
  * floats from binary16 and bfloat16.
  * SQUARE(X) is X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it.
@@ -1980,6 +1985,7 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #undef TFB__VEQ
 #undef TFB__VSEL
 #undef TFB__VMASK
+#undef TFB__VLANES
 #undef TFB__VISET1
 #undef TFB__VIADD
 #undef TFB__VISUB
@@ -2026,6 +2032,7 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #define TFB__VEQ(a, b)        _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
 #define TFB__VSEL(m, a, b)    _mm512_mask_blend_ps(m, b, a)
 #define TFB__VMASK(bits)      ((__mmask16)(bits))
+#define TFB__VLANES(m)        ((unsigned)(m))
 #define TFB__VISET1(i)        _mm512_set1_epi32((int)(i))
 #define TFB__VIADD(a, b)      _mm512_add_epi32(a, b)
 #define TFB__VISUB(a, b)      _mm512_sub_epi32(a, b)
@@ -2112,6 +2119,7 @@ TFB__INLINE __m512 tfb__bf16_avx512(__m256i x) {
 #define TFB__VEQ(a, b)        _mm256_cmp_ps(a, b, _CMP_EQ_OQ)
 #define TFB__VSEL(m, a, b)    _mm256_blendv_ps(b, a, m)
 #define TFB__VMASK(bits)      tfb__bits_avx2((int)(bits))
+#define TFB__VLANES(m)        ((unsigned)_mm256_movemask_ps(m))
 #define TFB__VISET1(i)        _mm256_set1_epi32((int)(i))
 #define TFB__VIADD(a, b)      _mm256_add_epi32(a, b)
 #define TFB__VISUB(a, b)      _mm256_sub_epi32(a, b)
@@ -2194,6 +2202,7 @@ TFB__INLINE __m256 tfb__bf16_avx2(__m128i x) {
 #define TFB__VEQ(a, b)        vceqq_f32(a, b)
 #define TFB__VSEL(m, a, b)    vbslq_f32(m, a, b)
 #define TFB__VMASK(bits)      tfb__bits_neon((uint32_t)(bits))
+#define TFB__VLANES(m)        tfb__lanes_neon(m)
 #define TFB__VISET1(i)        vdupq_n_u32((uint32_t)(i))
 #define TFB__VIADD(a, b)      vaddq_u32(a, b)
 #define TFB__VISUB(a, b)      vsubq_u32(a, b)
@@ -2242,6 +2251,11 @@ TFB__INLINE uint32x4_t tfb__bits_neon(uint32_t bits) {
     return vtstq_u32(vdupq_n_u32(bits), vld1q_u32(lane));
 }
 
+TFB__INLINE unsigned tfb__lanes_neon(uint32x4_t m) {
+    static const uint32_t lane[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(m, vld1q_u32(lane)));
+}
+
 TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
     return vbslq_f32(vcgtq_f32(a, b), a, b); /* vmaxq would spread a NaN */
 }
@@ -2272,6 +2286,7 @@ TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
 #define TFB__VEQ(a, b)        tfb__eq_scalar(a, b)
 #define TFB__VSEL(m, a, b)    ((m) ? (a) : (b))
 #define TFB__VMASK(bits)      ((int)(bits))
+#define TFB__VLANES(m)        ((unsigned)(m))
 #define TFB__VISET1(i)        ((uint32_t)(i))
 #define TFB__VIADD(a, b)      ((a) + (b))
 #define TFB__VISUB(a, b)      ((a) - (b))
@@ -3436,11 +3451,41 @@ static void TFB__FN(attn_modify_rows)(const tfb__attn *a, const tfb__attn_state 
     }
 }
 
+/* Hides what mask and bias hide; rows with the same mask and bias follow each other. */
+static void TFB__FN(attn_hide)(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
+                               tfb_idx end) {
+    const TFB__VF least = TFB__VSET1(-FLT_MAX); /* only -inf is below */
+    float bias[TFB__KT] = TFB_INIT;
+    uint64_t hidden = 0;
+    tfb_idx r, c, mask0 = 0, bias0 = 0;
+    int known = 0;
+    for (r = 0; r < w->rows; r++) {
+        const tfb_idx mask_row = tfb__attn_mask_row(w, &a->mask, r);
+        const tfb_idx bias_row = tfb__attn_mask_row(w, &a->bias, r);
+        if (!w->see[r]) continue;
+        if (!known || mask_row != mask0 || bias_row != bias0) {
+            hidden = a->mask.data ? tfb__attn_masked(a, w, r, n, end) : 0;
+            if (a->bias.data) tfb__attn_bias(a, w, r, n, end, bias);
+            for (c = 0; a->bias.data && c < TFB__KT; c += TFB__VW)
+                hidden |= (uint64_t)TFB__VLANES(TFB__VLT(TFB__VLOAD(bias + c), least))
+                          << c;
+        }
+        known = 1;
+        mask0 = mask_row;
+        bias0 = bias_row;
+        w->see[r] &= ~hidden;
+    }
+}
+
 /* The scores of keys n .. end - 1 of one tile; 0 if no row sees any of them. */
 static uint64_t TFB__FN(attn_tile)(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
                                    tfb_idx end, int *mixed) {
-    const uint64_t any = tfb__attn_see(a, w, n, end, mixed);
+    uint64_t any = tfb__attn_see(w, n, end, mixed);
     tfb__attn_run run;
+    if (any && (a->mask.data || a->bias.data)) {
+        TFB__CALL(attn_hide, a, w, n, end);
+        any = tfb__attn_any(w, n, end, mixed);
+    }
     if (!any) return 0;
     for (run = tfb__attn_run_of(a, w, n, end); run.len > 0;
          run = tfb__attn_run_of(a, w, run.n + run.len, end))
@@ -6042,74 +6087,81 @@ static tfb_idx tfb__attn_mask_row(const tfb__attn_state *w, const tfb_tensor *t,
            w->token[r] * t->stride[2];
 }
 
+/* The bias of a row for the keys of a tile, lane by lane. */
 static void tfb__attn_bias(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
                            tfb_idx n, tfb_idx end, float *bias) {
     const tfb_idx st = a->bias.stride[3];
     const float *from = (const float *)a->bias.data + tfb__attn_mask_row(w, &a->bias, r);
     tfb__attn_run run = tfb__attn_run_of(a, w, n, end);
     tfb_idx i;
-    for (; run.len > 0; run = tfb__attn_run_of(a, w, run.n + run.len, end))
-        for (i = 0; i < run.len; i++)
-            bias[(run.n + i) % TFB__KT] = from[(run.row + i) * st];
+    for (; run.len > 0; run = tfb__attn_run_of(a, w, run.n + run.len, end)) {
+        float *to = bias + run.n % TFB__KT;
+        if (st == 1)
+            memcpy((void *)to, (const void *)(from + run.row),
+                   (size_t)run.len * sizeof *to);
+        for (i = 0; st != 1 && i < run.len; i++) to[i] = from[(run.row + i) * st];
+    }
 }
 
-/* The keys of a tile that mask and bias let a row see. */
-static uint64_t tfb__attn_unmasked(const tfb__attn *a, const tfb__attn_state *w,
-                                   tfb_idx r, tfb_idx n, tfb_idx end) {
-    const uint8_t *mask = (const uint8_t *)a->mask.data;
-    const float *bias = (const float *)a->bias.data;
+/* A bit for each of eight bytes that is 0, the first byte's the lowest. */
+static uint64_t tfb__zero_bytes(const uint8_t *p) {
+    const uint64_t low = 0x7F7F7F7F7F7F7F7Fu;
+    uint64_t x, zero = 0;
+    int i;
+    memcpy(&x, p, 8);
+    x = ~(((x & low) + low) | x) >> 7 & 0x0101010101010101u; /* 1 in each zero byte */
+    if (!TFB__BIG_ENDIAN) return x * 0x0102040810204080u >> 56;
+    for (i = 0; i < 8; i++) zero |= (uint64_t)!p[i] << i;
+    return zero;
+}
+
+/* The keys of a tile that the mask hides from a row. */
+static uint64_t tfb__attn_masked(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
+                                 tfb_idx n, tfb_idx end) {
+    const tfb_idx st = a->mask.stride[3];
+    const uint8_t *mask =
+        (const uint8_t *)a->mask.data + tfb__attn_mask_row(w, &a->mask, r);
     tfb__attn_run run = tfb__attn_run_of(a, w, n, end);
-    uint64_t see = 0;
+    uint64_t hidden = 0;
     tfb_idx i;
-    if (mask) mask += tfb__attn_mask_row(w, &a->mask, r);
-    if (bias) bias += tfb__attn_mask_row(w, &a->bias, r);
-    for (; run.len > 0; run = tfb__attn_run_of(a, w, run.n + run.len, end))
-        for (i = 0; i < run.len; i++) {
-            const tfb_idx j = run.row + i;
-            const int hidden =
-                (mask && !mask[j * a->mask.stride[3]]) ||
-                (bias && tfb__bits_of(bias[j * a->bias.stride[3]]) == 0xFF800000u);
-            see |= (uint64_t)!hidden << (run.n + i) % TFB__KT;
-        }
-    return see;
+    for (; run.len > 0; run = tfb__attn_run_of(a, w, run.n + run.len, end)) {
+        const tfb_idx at = run.n % TFB__KT;
+        for (i = 0; st == 1 && i + 8 <= run.len; i += 8)
+            hidden |= tfb__zero_bytes(mask + run.row + i) << (at + i);
+        for (; i < run.len; i++)
+            hidden |= (uint64_t)!mask[(run.row + i) * st] << (at + i);
+    }
+    return hidden;
 }
 
-/* Sets w->see for keys n .. end - 1 of a tile and returns what some row sees; mixed is 0
- * if every row sees all of them. */
-static uint64_t tfb__attn_see(const tfb__attn *a, tfb__attn_state *w, tfb_idx n,
-                              tfb_idx end, int *mixed) {
+/* What some row sees of keys n .. end - 1 of a tile; mixed is 0 if every row sees all. */
+static uint64_t tfb__attn_any(const tfb__attn_state *w, tfb_idx n, tfb_idx end,
+                              int *mixed) {
     const tfb_idx tile = n / TFB__KT * TFB__KT;
-    const uint64_t range = tfb__bits_between(n - tile, end - tile);
-    const uint64_t exist = range & ~tfb__bits_between(w->gap0 - tile, w->gap1 - tile);
-    uint64_t any = 0, all = TFB__ALL_SEEN, unmasked = TFB__ALL_SEEN;
-    tfb_idx r, mask0 = 0, bias0 = 0;
-    int known = 0;
-    if (exist == range && n >= w->lo_max && end <= w->hi_min && !a->mask.data &&
-        !a->bias.data) { /* the usual tile */
-        for (r = 0; r < w->rows; r++) w->see[r] = range;
-        *mixed = 0;
-        return range;
-    }
+    uint64_t any = 0, all = TFB__ALL_SEEN;
+    tfb_idx r;
     for (r = 0; r < w->rows; r++) {
-        uint64_t see = tfb__bits_between(w->lo[r] - tile, w->hi[r] - tile) |
-                       tfb__bits_between(w->begin - tile, w->pin[r] - tile);
-        see &= exist;
-        if (see && (a->mask.data || a->bias.data)) {
-            const tfb_idx mask = tfb__attn_mask_row(w, &a->mask, r);
-            const tfb_idx bias = tfb__attn_mask_row(w, &a->bias, r);
-            if (!known || mask != mask0 || bias != bias0)
-                unmasked = tfb__attn_unmasked(a, w, r, n, end);
-            known = 1;
-            mask0 = mask;
-            bias0 = bias;
-            see &= unmasked;
-        }
-        w->see[r] = see;
-        any |= see;
-        all &= see;
+        any |= w->see[r];
+        all &= w->see[r];
     }
-    *mixed = all != range;
+    *mixed = all != tfb__bits_between(n - tile, end - tile);
     return any;
+}
+
+/* Sets w->see for keys n .. end - 1 of a tile, but for mask and bias. */
+static uint64_t tfb__attn_see(tfb__attn_state *w, tfb_idx n, tfb_idx end, int *mixed) {
+    const tfb_idx tile = n / TFB__KT * TFB__KT;
+    const uint64_t exist = tfb__bits_between(n - tile, end - tile) &
+                           ~tfb__bits_between(w->gap0 - tile, w->gap1 - tile);
+    const int usual = n >= w->lo_max && end <= w->hi_min; /* no row misses any */
+    tfb_idx r;
+    for (r = 0; r < w->rows; r++) {
+        w->see[r] = exist;
+        if (usual) continue;
+        w->see[r] &= tfb__bits_between(w->lo[r] - tile, w->hi[r] - tile) |
+                     tfb__bits_between(w->begin - tile, w->pin[r] - tile);
+    }
+    return tfb__attn_any(w, n, end, mixed);
 }
 
 /* How many rows the strip from row r on has, and the columns of the run they see. */
