@@ -1765,10 +1765,11 @@ typedef struct tfb__kernels {
 
 #define TFB__SKINNY    8  /* rows of A up to which nothing is gained by keeping panels */
 #define TFB__TILE_MOST 24 /* vectors of a tile at most */
-#define TFB__FETCH     1536 /* floats by which reads of panels are announced: 6 KB */
-#define TFB__HALF_ROWS 4    /* of a tile that reads 16-bit panels */
-#define TFB__STAGE     16   /* k packed at a time while the first rows are computed */
-#define TFB__TASK_COLS 192  /* columns of sums a task of matmul holds at most */
+#define TFB__FETCH     1536  /* floats by which reads of panels are announced: 6 KB */
+#define TFB__AHEAD     16384 /* bytes by which rows of W are announced: 30 GB/s, 500 ns */
+#define TFB__HALF_ROWS 4     /* of a tile that reads 16-bit panels */
+#define TFB__STAGE     16    /* k packed at a time while the first rows are computed */
+#define TFB__TASK_COLS 192   /* columns of sums a task of matmul holds at most */
 
 /* How the B of a tile comes: float panels, the same while being filled, 16-bit panels. */
 enum { TFB__IN_PANELS, TFB__IN_STAGES, TFB__IN_HALVES };
@@ -3004,7 +3005,9 @@ TFB__INLINE void TFB__FN(turning)(const tfb__mm *t, tfb_idx col, const int R) {
     const tfb_idx ts = TFB__PANEL, row = 0;
     const tfb_idx size = from->dtype == TFB_F32 ? 4 : 2;
     const tfb_idx lines = TFB__VW * TFB__VW * size / 64;
-    const char *ahead = (const char *)from->x + (col + TFB__VW) * ls * size;
+    const tfb_idx group = TFB__VW * ls * size; /* bytes; fetched ones lie far enough on */
+    const tfb_idx groups = group > 0 && group < TFB__AHEAD ? TFB__AHEAD / group : 1;
+    const char *ahead = (const char *)from->x + col * ls * size + groups * group;
     const float *a[3];
     float *s = t->s + col;
     float *panel = t->b + col / TFB__PANEL * t->bps + (t->reuse ? 0 : col % TFB__PANEL);
