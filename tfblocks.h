@@ -559,7 +559,7 @@ TFB_API tfb_status tfb_merge_state(tfb_ctx *ctx, const tfb_tensor *y1,
 /* A bound of attention's scratch in bytes, for static arrays. */
 #define TFB_ATTENTION_SCRATCH(D, Dv, workers)                                            \
     ((size_t)(workers) *                                                                 \
-     (32768u + 1024u * ((size_t)(D) + 15u) + 768u * ((size_t)(Dv) + 15u)))
+     (26624u + 784u * ((size_t)(D) + 1u) + 768u * ((size_t)(Dv) + 15u)))
 
 /* A cache of key [B, G, D] and value [B, G, Dv] rows per layer, one length per layer. */
 typedef struct tfb_kv_shape {
