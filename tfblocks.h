@@ -3774,7 +3774,7 @@ static void TFB__FN(attn_store)(const tfb__attn *a, const tfb__attn_state *w) {
 static void TFB__FN(attn_emit)(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
                                tfb_idx n, tfb_idx end) {
     const tfb_idx h = w->head[r], *st = a->y.stride;
-    const tfb_idx i = (w->row0 + r) / a->group;
+    const tfb_idx i = w->out[r];
     const TFB__VF m = TFB__VSET1(w->all.m[r]), inverse = TFB__VSET1(1.0f / w->all.l[r]);
     float *y = (float *)a->y.data + w->seq.batch * st[0] + h * st[1] + i * st[2];
     float *s = w->s + r * TFB__KT;
@@ -3796,7 +3796,7 @@ static void TFB__FN(attn_weights)(const tfb__attn *a, tfb__attn_state *w) {
     TFB__CALL(attn_all, a, w);
     TFB__CALL(attn_sinks, a, w);
     for (r = 0; r < w->rows; r++) {
-        const tfb_idx *st = a->y.stride, i = (w->row0 + r) / a->group;
+        const tfb_idx *st = a->y.stride, i = w->out[r];
         float *y =
             (float *)a->y.data + w->seq.batch * st[0] + w->head[r] * st[1] + i * st[2];
         for (j = 0; w->token[r] >= 0 && j < a->S; j++) y[j * st[3]] = 0.0f;
@@ -6430,6 +6430,8 @@ static tfb_status tfb__attention_reach(tfb_ctx *ctx, const char *fn, const tfb__
                      (first > -limit && past < limit && end < limit),
                  ctx, TFB_ERR_RANGE, "%s: queries at %d or keys to %d pass 2^23", fn,
                  first, end);
+    TFB__REQUIRE(!(rope_q || rope_k) || (start > -limit && start < limit), ctx,
+                 TFB_ERR_RANGE, "%s: positions from %d on pass 2^24", fn, start);
     if (a->qk.rotate && grid[0]) {
         const tfb_idx all = grid[0] * grid[1] * (a->qk.rope.axes > 2 ? grid[2] : 1);
         TFB__REQUIRE((!rope_q || (first + start >= 0 && past + start <= all)) &&
