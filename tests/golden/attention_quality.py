@@ -5,6 +5,7 @@ Needs python3-torch; run once, the numbers are pasted."""
 import torch
 
 S, D = 256, 64
+SEEDS = range(1, 17)
 SCALE = 0.125
 KINDS = ["random", "large", "equal", "one-hot"]
 
@@ -23,8 +24,8 @@ class Numbers:
         return [[size * self.next() for _ in range(D)] for _ in range(S)]
 
 
-def inputs(kind):
-    numbers = Numbers(12345)
+def inputs(kind, seed):
+    numbers = Numbers(seed)
     q = numbers.rows(1.0)
     k = numbers.rows(1.0)
     v = numbers.rows(1.0)
@@ -49,13 +50,17 @@ def attention(q, k, v, causal):
 def main():
     for kind in KINDS:
         for causal in (0, 1):
-            q, k, v = inputs(kind)
-            truth, s = attention(q.double(), k.double(), v.double(), causal)
-            got, _ = attention(q, k, v, causal)
-            error = (got.double() - truth).abs()
-            top = s[s.isfinite()].abs().max().item()
+            largest, squares, top = 0.0, 0.0, 0.0
+            for seed in SEEDS:
+                q, k, v = inputs(kind, seed)
+                truth, s = attention(q.double(), k.double(), v.double(), causal)
+                got, _ = attention(q, k, v, causal)
+                error = (got.double() - truth).abs()
+                largest = max(largest, error.max().item())
+                squares += error.pow(2).mean().item()
+                top = max(top, s[s.isfinite()].abs().max().item())
             print('    {"%s", %d, %.8e, %.8e}, /* scores up to %.1f */' % (
-                kind, causal, error.max().item(), error.pow(2).mean().sqrt().item(), top))
+                kind, causal, largest, (squares / len(SEEDS)) ** 0.5, top))
 
 
 if __name__ == "__main__":
