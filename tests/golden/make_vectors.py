@@ -10,6 +10,7 @@ import math
 import struct
 
 STATE = 1
+INTEGERS = "pos", "rows", "kv_len"  # names of inputs that are not floats
 
 
 def draw(steps=32, scale=16):
@@ -48,7 +49,7 @@ def write(name, op, attrs, inputs, outputs):
     for kind, tensors in (("input", inputs), ("output", outputs)):
         for slot, (key, x) in enumerate(tensors.items()):
             dtype = "float64" if kind == "output" else "float32"
-            dtype = "int32" if key == "pos" else dtype
+            dtype = "int32" if key in INTEGERS else dtype
             shape = shape_of(x)
             print(kind, slot, key, dtype, len(shape), *shape, "-")
             line = ""
@@ -188,97 +189,82 @@ def softmax():
     write("softmax", "softmax", {}, {"x": x}, {"y": y, "logsumexp": sums})
 
 
-def rotated(row, position, dims, interleaved, base):
-    """base: or a list of radians a position."""
+def plain(dims, base):
+    """Radians a position of each pair, and what cosine and sine are multiplied by."""
+    return [base ** (-2 * i / dims) for i in range(dims // 2)], 1.0
+
+
+def yarn(dims, base, factor, length, fast=32.0, slow=1.0):
+    """Peng et al. 2023 with the rounded ramp of their code and of transformers."""
+    def pair(turns):
+        return dims * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = max(math.floor(pair(fast)), 0), min(math.ceil(pair(slow)), dims - 1)
+    freqs = []
+    for i, f in enumerate(plain(dims, base)[0]):
+        ramp = min(max((i - low) / (high - low), 0), 1)
+        freqs.append(f / factor * ramp + f * (1 - ramp))
+    return freqs, 0.1 * math.log(factor) + 1
+
+
+def llama3(dims, base, factor, length, high=4.0, low=1.0):
+    """Wavelengths up to length / high stay, those from length / low are stretched."""
+    freqs = []
+    for f in plain(dims, base)[0]:
+        wave = 2 * math.pi / f
+        smooth = min(max((length / wave - low) / (high - low), 0), 1)
+        freqs.append((1 - smooth) * f / factor + smooth * f)
+    return freqs, 1.0
+
+
+def rotated(row, position, dims, interleaved, base, turned=None):
+    freqs, size = turned if turned else plain(dims, base)
     y = list(row)
     for i in range(dims // 2):
         a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + dims // 2)
-        angle = position * (base[i] if isinstance(base, list) else
-                            base ** (-2 * i / dims))
-        y[a] = row[a] * math.cos(angle) - row[b] * math.sin(angle)
-        y[b] = row[b] * math.cos(angle) + row[a] * math.sin(angle)
+        c, s = size * math.cos(position * freqs[i]), size * math.sin(position * freqs[i])
+        y[a] = row[a] * c - row[b] * s
+        y[b] = row[b] * c + row[a] * s
     return y
 
 
-def rope(name, d, dims, interleaved, base):
+def axial(row, token, grid, dims, interleaved, base):
+    """Each of two halves turns by one coordinate of a token of the grid."""
+    n = dims // 2
+    y, x = divmod(token, grid[1])
+    return (rotated(row[:n], y, n, interleaved, base) +
+            rotated(row[n:dims], x, n, interleaved, base) + row[dims:])
+
+
+def rope(name, d, dims, interleaved, base, scaled=None, **scaling):
+    """scaled: yarn or llama3, by name; scaling: its factor, length and so on."""
     positions, x = [0, 1, 7, 1000, 131071], array(1, 5, 2, d)
-    y = [[[rotated(h, p, dims, interleaved, base) for h in token]
+    turned = {None: plain, "yarn": yarn, "llama3": llama3}[scaled](dims, base, **scaling)
+    y = [[[rotated(h, p, dims, interleaved, base, turned) for h in token]
           for token, p in zip(x[0], positions)]]
-    write("rope_" + name, "rope",
-          {"interleaved": interleaved, "rotary_dim": dims, "base": base, "pos_scale": 1},
-          {"x": x, "pos": positions}, {"y": y})
+    attrs = {"interleaved": interleaved, "rotary_dim": dims, "base": base, "pos_scale": 1}
+    if scaled:
+        attrs["scaling"] = scaled
+        attrs.update(scaling)
+    write("rope_" + name, "rope", attrs, {"x": x, "pos": positions}, {"y": y})
 
 
-def linear_scaling(f, factor):
-    return [v / factor for v in f]
+def rope_linear(d, factor):
+    positions, x = [0, 1, 7, 1000, 131071], array(1, 5, 2, d)
+    write("rope_linear", "rope",
+          {"interleaved": 0, "rotary_dim": d, "base": 1e4, "pos_scale": 1 / factor},
+          {"x": x, "pos": positions},
+          {"y": [[[rotated(h, p / factor, d, 0, 1e4) for h in token]
+                  for token, p in zip(x[0], positions)]]})
 
 
-def ntk(dims, base, factor):
-    """NTK-aware: the base grows so that the slowest pair turns factor times slower."""
-    base *= factor ** (dims / (dims - 2))
-    return [base ** (-2 * i / dims) for i in range(dims // 2)]
-
-
-def yarn(f, base, factor, length, fast=32, slow=1):
-    """Peng et al. 2023, section 3.2, with the ramp as its published code has it."""
-    dims = 2 * len(f)
-
-    def find(turns):
-        return dims * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(base))
-
-    low, high = max(math.floor(find(fast)), 0), min(math.ceil(find(slow)), dims - 1)
-    high += 0.001 if low == high else 0
-    ramp = [min(max((i - low) / (high - low), 0), 1) for i in range(dims // 2)]
-    return [v / factor * r + v * (1 - r) for v, r in zip(f, ramp)]
-
-
-def llama3(f, factor, length, high=4, low=1):
-    """Llama 3.1: by wavelength against the context it was trained with."""
-    out = []
-    for v in f:
-        wave = 2 * math.pi / v
-        if wave > length / low:
-            v = v / factor
-        elif wave >= length / high:
-            smooth = (length / wave - low) / (high - low)
-            v = (1 - smooth) * v / factor + smooth * v
-        out.append(v)
-    return out
-
-
-def rope_scaled(name, d, dims, interleaved, base, factor, length, axes=1):
-    """The scaling by name, in each of `axes` equal parts of dims."""
-    positions = [[0, 3, 5], [1, 0, 77], [900, 31, 2], [7, 1000, 4], [131071, 9, 65535]]
-    positions = [p[:axes] for p in positions]
-    x, part, size = array(1, 5, 2, d), dims // axes, 1
-    f = [base ** (-2 * i / part) for i in range(part // 2)]
-    inputs = {"x": x, "pos": positions if axes > 1 else [p[0] for p in positions]}
-    kinds = ["plain", "linear", "ntk", "yarn", "llama3"]
-    if name == "linear":
-        f = linear_scaling(f, factor)
-    elif name == "ntk":
-        f = ntk(part, base, factor)
-    elif name == "yarn":
-        f, size = yarn(f, base, factor, length), 0.1 * math.log(factor) + 1
-    elif name == "llama3":
-        f = llama3(f, factor, length)
-    else:
-        f = single([abs(draw()) for _ in f])
-        inputs["freqs"] = f * axes
-    y = []
-    for token, at in zip(x[0], positions):
-        y.append([])
-        for head in token:
-            row = list(head)
-            for k, p in enumerate(at):
-                turned = rotated(head[k * part:(k + 1) * part], p, part, interleaved, f)
-                row[k * part:(k + 1) * part] = [size * v for v in turned]
-            y[-1].append(row)
-    kind = kinds.index(name) if name in kinds else 0
-    write("rope_%s_%d" % (name, axes), "rope",
-          {"interleaved": interleaved, "rotary_dim": dims, "base": base, "size": size,
-           "scaling": kind, "factor": factor, "trained_length": length, "axes": axes},
-          inputs, {"y": [y]})
+def rope_axial(d, dims, grid, interleaved, base):
+    x = array(1, grid[0] * grid[1], 2, d)
+    write("rope_axial_%d" % interleaved, "rope",
+          {"interleaved": interleaved, "rotary_dim": dims, "base": base, "axes": 2,
+           "grid": "%d %d" % grid}, {"x": x},
+          {"y": [[[axial(h, t, grid, dims, interleaved, base) for h in token]
+                  for t, token in enumerate(x[0])]]})
 
 
 def rope_1234():
@@ -291,39 +277,115 @@ def rope_1234():
 
 
 # --- Attention. ---
-def attend(q, k, v, scale, sees):
-    """One row; returns the mean value and log of the sum of exp."""
-    s = [dot(q, key) * scale if sees(j) else -math.inf for j, key in enumerate(k)]
-    top = max(s)
+def attend(s, v, sink=-math.inf):
+    """One row from its scores; returns the mean value, lse and the weights."""
+    top = max(s + [sink])
     if top == -math.inf:
-        return [0.0] * len(v[0]), -math.inf
+        return [0.0] * len(v[0]), -math.inf, [0.0] * len(s)
     p = [math.exp(z - top) for z in s]
-    total = math.fsum(p)
+    total = math.fsum(p + [math.exp(sink - top)])
     y = [math.fsum(w * row[d] for w, row in zip(p, v)) / total for d in range(len(v[0]))]
-    return y, top + math.log(total)
+    return y, top + math.log(total), [w / total for w in p]
 
 
-def attention(name, b, h, g, t, s, d, dv, causal=0, offset=0, window=0):
-    q, k, v = array(b, h, t, d), array(b, g, s, d), array(b, g, s, dv)
+def grouped(rows, b, h):
+    """A list of all rows as [b][h][rows of a head]."""
+    t = len(rows) // (b * h)
+    return [[rows[(i * h + j) * t:(i * h + j + 1) * t] for j in range(h)]
+            for i in range(b)]
+
+
+def visible(o, j, p):
+    """Does the query at p see key j?"""
+    if o["causal"] and j > p:
+        return False
+    if j < o.get("pinned", 0):
+        return True
+    if o.get("window_left", -1) >= 0 and j < p - o["window_left"]:
+        return False
+    return o.get("window_right", -1) < 0 or j <= p + o["window_right"]
+
+
+def scores(o, x, bi, hi, i, q, k):
+    """The scores of a row: scale, softcap, bias, ALiBi, what is hidden -inf."""
+    p, s = i + o["offset"], []
+    for j, key in enumerate(k):
+        z = dot(q, key) * (1 / math.sqrt(len(q)))
+        if o.get("softcap"):
+            z = o["softcap"] * math.tanh(z / o["softcap"])
+        if "bias" in x:
+            z += x["bias"][bi][hi][i][j]
+        if "slopes" in x:
+            z -= x["slopes"][hi] * abs(p - j)
+        seen = visible(o, j, p) and (not "mask" in x or x["mask"][i][j])
+        seen = seen and (not "kv_len" in x or j < x["kv_len"][bi])
+        s.append(z if seen else -math.inf)
+    return s
+
+
+def unit(row):
+    root = math.sqrt(math.fsum(z * z for z in row))
+    return [z / root for z in row]
+
+
+def prepared(o, rows, first):
+    """L2 norm and 2-D rope of the rows of a head, if asked for; row 0 is at `first`."""
+    if "qk_norm" not in o:
+        return rows
+    grid = tuple(map(int, o["grid"].split()))
+    return [axial(unit(row), first + i, grid, len(row), o["interleaved"], o["base"])
+            for i, row in enumerate(rows)]
+
+
+def attention(name, b, h, g, t, s, d, dv, causal=0, offset=0, window=0, extra=None,
+              rows=None, **more):
+    """more: attributes, as `visible`, `scores` and `prepared` have them. extra: draws
+    further inputs. rows: the weights of these are given too."""
+    x = {"q": array(b, h, t, d), "k": array(b, g, s, d), "v": array(b, g, s, dv)}
+    o = {"causal": causal, "offset": offset, "window_left": window - 1}
+    o.update(more)
+    if extra:
+        x.update(extra())
+    y, lse, weights = [], [], []
+    for bi in range(b):
+        for hi in range(h):
+            q = prepared(o, x["q"][bi][hi], offset)
+            k, v = prepared(o, x["k"][bi][hi * g // h], 0), x["v"][bi][hi * g // h]
+            sink = x["sinks"][hi] if "sinks" in x else -math.inf
+            for i in range(t):
+                row = attend(scores(o, x, bi, hi, i, q[i], k), v, sink)
+                y.append(row[0])
+                lse.append(row[1])
+                if rows and i in rows:
+                    weights.append(row[2])
+    outputs = {"y": grouped(y, b, h), "lse": grouped(lse, b, h)}
+    if rows:
+        x["rows"] = rows
+        outputs["w"] = grouped(weights, b, h)
+    write("attention_" + name, "attention", o, x, outputs)
+
+
+def hidden(z):
+    """Some numbers are -inf."""
+    return z if z > -1 else -math.inf
+
+
+def merge(n, b, h, t, dv):
+    """n states of the same rows; the second is that of no key, for one row of all."""
+    ys, lses = array(n, b, h, t, dv), array(n, b, h, t)
+    lses[1][0][0] = [-math.inf] * t
+    for state in lses:
+        state[0][1][0] = -math.inf
     y, lse = [], []
     for bi in range(b):
         for hi in range(h):
             for i in range(t):
-                p = i + offset
-                row, z = attend(q[bi][hi][i], k[bi][hi * g // h], v[bi][hi * g // h],
-                                1 / math.sqrt(d),
-                                lambda j: not causal or
-                                (j <= p and (not window or j > p - window)))
-                y.append(row)
-                lse.append(z)
-
-    def grouped(x):
-        return [[x[(bi * h + hi) * t:(bi * h + hi + 1) * t] for hi in range(h)]
-                for bi in range(b)]
-
-    write("attention_" + name, "attention",
-          {"causal": causal, "offset": offset, "window_left": window - 1},
-          {"q": q, "k": k, "v": v}, {"y": grouped(y), "lse": grouped(lse)})
+                v, m = [z[bi][hi][i] for z in ys], [z[bi][hi][i] for z in lses]
+                row = attend(m, v)
+                y.append(row[0])
+                lse.append(row[1])
+    write("merge_%d" % n, "merge", {}, {"ys": ys, "lses": lses},
+          {"y": grouped(y, b, h), "lse": grouped(lse, b, h)})
 
 
 def decode(n, h, g, d, pieces):
@@ -346,8 +408,8 @@ def decode(n, h, g, d, pieces):
         row = []
         for j in range(h):
             kv = j * g // h
-            row += attend(q[i][j], [t[kv] for t in k], [t[kv] for t in v],
-                          1 / math.sqrt(d), lambda m: m <= i)[0]
+            row += attend(scores({"causal": 1, "offset": 0}, {}, 0, j, i, q[i][j],
+                                 [t[kv] for t in k]), [t[kv] for t in v])[0]
         rows.append(row)
     write("decode", "kvdecode",
           {"heads": h, "kv_heads": g, "head_dim": d, "causal": 1, "rope": "half",
@@ -384,14 +446,27 @@ def main():
     attention("rows_without_a_key", 1, 2, 1, 5, 4, 3, 2, causal=1, offset=-3)
     attention("two_tiles", 1, 2, 1, 2, 70, 3, 2)
     decode(9, 2, 1, 4, [3, 1, 1, 4])
+    rope("yarn", 16, 16, 0, 10000, "yarn", factor=4.0, length=64.0, fast=8.0, slow=0.5)
+    rope("llama3", 16, 16, 1, 500000, "llama3", factor=8.0, length=8192.0)
+    rope_linear(8, 8)
+    rope_axial(10, 8, (3, 4), 0, 100)
+    rope_axial(8, 8, (3, 4), 1, 10000)
+    attention("two_sided_pinned", 1, 2, 1, 5, 80, 4, 3, offset=70, window_left=6,
+              window_right=3, pinned=2)
+    attention("mask_bias", 2, 2, 2, 3, 7, 4, 3, extra=lambda: {
+        "mask": [[float(draw() > -1) for _ in range(7)] for _ in range(3)],
+        "bias": [[[[hidden(draw()) for _ in range(7)] for _ in range(3)]
+                  for _ in range(2)] for _ in range(2)]})
+    attention("softcap_alibi_sinks", 1, 6, 2, 3, 9, 5, 4, causal=1, offset=6, softcap=2,
+              rows=[0, 2], extra=lambda: {"slopes": [2.0 ** -i for i in range(1, 7)],
+                                          "sinks": array(6)})
+    attention("lengths", 2, 2, 1, 3, 9, 4, 3, causal=1, offset=4, rows=[1],
+              extra=lambda: {"kv_len": [6, 0]})
+    attention("qk_l2_axial", 1, 2, 1, 4, 12, 8, 3, causal=1, offset=8, qk_norm="l2",
+              grid="3 4", axes=2, interleaved=0, base=100)
+    merge(2, 1, 2, 3, 5)
+    merge(3, 2, 2, 2, 3)
     l2norm(3, 21)
-    rope_scaled("linear", 8, 8, 0, 10000, 4, 0)
-    rope_scaled("ntk", 10, 8, 1, 10000, 8, 0)
-    rope_scaled("yarn", 24, 24, 0, 10000, 16, 4096)
-    rope_scaled("yarn", 26, 24, 1, 500, 2.5, 300, axes=2)
-    rope_scaled("llama3", 24, 24, 1, 500000, 8, 8192)
-    rope_scaled("llama3", 26, 24, 0, 10000, 3, 900, axes=3)
-    rope_scaled("given", 8, 8, 0, 10000, 0, 0, axes=2)
 
 
 main()

@@ -885,7 +885,7 @@ static void attention_options(tfb_attention_opts *o, tfb_idx T, tfb_idx S) {
     o->key_pinned = t_int(0, 4) == 0 ? t_int(1, 1 + S / 2) : 0;
     o->scale_set = 1;
     o->scale = t_int(0, 1) ? 0.25f : 3.0f;
-    o->softcap = t_int(0, 4) == 0 ? 2.0f : 0.0f;
+    o->softcap = t_int(0, 4) == 0 ? 1.7f : 0.0f; /* no power of 2: it is divided by */
     o->chunk_size = t_int(0, 1) ? t_int(1, 70) : 0;
 }
 

@@ -74,7 +74,7 @@ scalar "sums of earlier blocks are overwritten" test_isa mm \
 scalar "alpha is ignored" test_isa mm 's/TFB__VSET1(t->alpha)/TFB__VSET1(1)/'
 scalar "alpha and bias after every block" test_isa mm \
     's/t->last && end == t->k/t->last/'
-scalar "blocks of 512" test_hash "" 's/define TFB__BLOCK 256/define TFB__BLOCK 512/'
+scalar "blocks of 512" test_hash "" 's/define TFB__BLOCK  *256/define TFB__BLOCK 512/'
 scalar "splits of 2048 keys" test_hash "" 's/define TFB__KS  *1024/define TFB__KS 2048/'
 scalar "lanes folded as neighbours" test_isa softmax \
     '/ tfb__fold16(float/,/^}/s/= lane\[i\] + lane\[i + half\]/= lane[2*i] + lane[2*i+1]/'
@@ -112,10 +112,6 @@ scalar "no residual for the last tile of a row" test_isa mm \
     's/if (last && t->r)$/if (last \&\& t->r \&\& col + width < t->cols)/'
 
 # --- Edges. ---
-scalar "the last key of a tile is dropped" test_isa attention \
-    's/mm\.k = j1 - j0;/mm.k = j1 - j0 - 1;/'
-scalar "keys of a tile that is cut begin at lane 0" test_isa attention \
-    's/keys + from % TFB__PANEL)/keys)/'
 scalar "lanes that are not there are not cleared" test_isa pack \
     's/i < n ? tfb__source_at(\(.*\)) : 0.0f)/tfb__source_at(\1))/'
 scalar "a staged source ignores its step" test_isa mm 's/(p \* t->source_step + /(/'
@@ -129,9 +125,133 @@ scalar "columns beyond the last are written" test_isa mm \
     's/end = TFB__MIN(width, t->cols - col)/end = width/'
 scalar "rows are collected as they lie" test_isa collect \
     's/to\[i \* k + j\] = x\[i \* rs + j \* ks\]/to[j * rows + i] = x[i * rs + j * ks]/'
-scalar "window off by one" test_isa attention 's/last - a->window + 1/last - a->window/'
-scalar "masked values that are not finite leak" test_isa attention \
-    's/if (mixed) finite &= .*/(void)mixed;/'
+
+# --- Attention: who sees what. Stored hashes notice most of it, and fast. ---
+att() { scalar "$1" test_isa attention "$2" ${3:+"$3"}; }
+hash() { scalar "$1" test_hash "" "$2" ${3:+"$3"}; }
+
+hash "window off by one" 's/at + 1 - o->window)/at - o->window)/'
+hash "two-sided window off by one on the left" 's/at - o->left)/at + 1 - o->left)/'
+hash "two-sided window off by one on the right" 's/at + 1 + o->right)/at + o->right)/'
+hash "pinned keys are forgotten" 's/TFB__MIN(o->window_pinned, upper)/0/'
+att "pinned keys are seen before their time" \
+    's/TFB__MIN(o->window_pinned, upper)/TFB__MIN(o->window_pinned, w->end)/'
+hash "causal off by one" 's/TFB__MIN(w->end, at + 1) : w->end/TFB__MIN(w->end, at) : at/'
+att "keys of a gap are seen" 's/exist = range & ~.*;/exist = range;/'
+att "rows behind a gap are those without one" \
+    's/n < a->o\.key_pinned ? n : n - w->seq\.shift/n - w->seq.shift/'
+hash "no tile is cut by a window" 's/ && n >= w->lo_max && end/ \&\& end/'
+hash "no tile is cut by its rows" 's/n >= w->lo_max && end <= w->hi_min/n >= w->lo_max/'
+att "no tile is cut by a mask" 's/end <= w->hi_min && !a->mask\.data/end <= w->hi_min/'
+hash "what is masked for a row is masked for all" \
+    's/!known || mask != mask0 || bias != bias0/!known/'
+att "a mask is read by places, not by rows" 's/ j = run\.row + i;/ j = run.n + i;/'
+att "a bias is read by places, not by rows" 's/= from\[(run\.row + i)/= from[(run.n + i)/'
+hash "heads of a group lie apart" \
+    's/w->head \* a->group + (\(.*\)) % a->group;/w->head + (\1) % a->group * a->G;/'
+att "every block begins at the first row" \
+    's/w->row0 = block \* a->block_rows/w->row0 = 0/'
+hash "the last row of a block is left out" \
+    's/w->rows = TFB__MAX(0, TFB__MIN(w->rows, a->block_rows))/& - 1/'
+hash "a page begins with the row of a sequence" \
+    's/row %= a->page;/row = run.row % a->page;/'
+hash "a page is read past its end" 's/run\.len = TFB__MIN(run\.len, a->page - row);//'
+hash "pages follow each other" \
+    's/batch \* p->stride\[0\] + row \/ a->page \* p->/row * p->/'
+hash "queries stand where the first sequence begins" \
+    's/u\.stand = offset - u\.q0/u.stand = offset/'
+hash "left padding moves tiles" 's/: o->key_pos0) - u\.lo;/: o->key_pos0);/'
+hash "kv_len is ignored" 's/o->kv_len ? tfb__i32_at(o->kv_len, s) : a->S/a->S/'
+
+# --- Attention: scores. ---
+hash "the last key of a run has no score" \
+    's/mm\.cols = run->len;/mm.cols = run->len - 1;/'
+hash "the last key of a strip has no score" \
+    's/mm\.cols = c1 - c0;/mm.cols = c1 - c0 - 1;/'
+hash "keys of a run that begins late begin at 0" \
+    's/mm\.s = mm\.y = w->s + at;/mm.s = mm.y = w->s;/'
+hash "strips begin inside a panel" 's/c0 = c0 \/ TFB__PANEL \* TFB__PANEL;//'
+hash "strips end before their last key" \
+    's/for (\*c1 = \*c0; any && any >> \*c1;)/for (*c1 = *c0; any >> 1 >> *c1;)/'
+hash "every strip has the queries of the first" 's/mm\.a = w->q + r \* D;/mm.a = w->q;/'
+hash "softcap after bias" '/if (bias) x = /d' \
+    's/if (a->o\.softcap > 0) x = /if (bias) x = TFB__VADD(x, TFB__VLOAD(bias + c));&/'
+hash "softcap multiplies by the reciprocal" \
+    's/TFB__VDIV(x, cap)/TFB__VMUL(x, TFB__VDIV(TFB__VSET1(1), cap))/'
+hash "ALiBi raises what is far away" 's/TFB__VSET1(slope), /TFB__VSET1(-slope), /'
+att "ALiBi is signed" 's/TFB__VSET1(slope), TFB__FN(nabs)(d)/TFB__VSET1(slope), d/'
+hash "ALiBi counts from the tile" \
+    's/(float)(tile + c - w->at\[r\])/(float)(c - w->at[r])/'
+hash "all heads have the slope of the first" 's/+ h \* a->alibi\.stride\[1\];/;/'
+hash "queries are turned by their rows" 's/a, w, 0, i, w->at\[r\],/a, w, 0, i, i,/'
+hash "keys are not prepared" 's/tfb__attn_prepare(a, w, 1, .*;//'
+hash "rope before the norm" 's/qk->norm && !qk->norm_last/qk->norm \&\& qk->norm_last/' \
+    's/if (qk->norm && qk->norm_last) /if (qk->norm \&\& !qk->norm_last) /'
+hash "keys have the weights of queries" \
+    's/is_key ? qk->k_weight : qk->q_weight;/qk->q_weight;/'
+
+# --- Attention: weights and values. ---
+hash "maximum of the tile before" 's/TFB__VSTORE(w->sum\.m + r, m);//'
+hash "nothing of a tile is taken back" \
+    's/TFB__FN(exp_down)(TFB__VSUB(before, m))/TFB__VSET1(1)/'
+hash "weights of hidden keys are added up" '/^ *if (see != TFB__ALL_SEEN)$/,/VSEL/d'
+att "sums begin with those of the split before" 's/memset((void \*)w->lanes, 0, .*;//'
+att "values begin with those of the split before" \
+    '/TFB__FN(attn_split)/,/^}/s/memset((void \*)w->sum\.acc, 0, .*;//'
+hash "the last key of a run has no value" 's/mm\.k = run->len;/mm.k = run->len - 1;/'
+hash "the last key of a strip has no value" 's/mm->k = c1 - c0;/mm->k = c1 - c0 - 1;/'
+hash "values of a run have the weights of the first" \
+    's/mm\.a = w->s + run->n % TFB__KT;/mm.a = w->s;/'
+hash "values of a strip have the weights of the first" \
+    's/mm->a = w->s + r \* TFB__KT + run->n % TFB__KT/mm->a = w->s + r * TFB__KT/'
+hash "a strip begins with the values of the run" \
+    's/mm->b = w->values + c0 \* TFB__PANEL;/mm->b = w->values;/'
+hash "the second run takes back again" \
+    's/for (r = 0; r < w->rows; r++) w->carry\[r\] = 1\.0f;//'
+att "the second run of a mixed tile takes back again" \
+    's/for (p = r; p < r + mm->rows; p++) w->carry\[p\] = 1\.0f;//'
+att "masked values that are not finite leak" \
+    's/finite &= TFB__FN(all_finite).*/(void)finite;/'
+att "selected values ignore what is seen" 's/if (w->see\[r\] >> (at + j) & 1)$//'
+att "16-bit rows are read at the distance of panels" \
+    's/if (as_is) h += hks;/if (as_is) h += TFB__PANEL;/'
+hash "rows of values are read as panels" 's/mm\.bps = TFB__PANEL;$//'
+att "binary16 values are read as bfloat16" \
+    's/: f16  *? TFB__VLOADH(h + at##j)/: 0 ? TFB__VLOADH(h + at##j)/'
+
+# --- Attention: splits, sinks, weights, merge. ---
+hash "sinks are merged twice" 's/^    TFB__CALL(attn_sinks, a, w);/&&/'
+hash "sinks are scaled" 's/w->sum\.l\[r\] = 1\.0f;/w->sum.m[r] *= a->scale;&/'
+hash "the later split is the one that is fused" \
+    's/TFB__VLOAD(all->l + r), f1,/TFB__VLOAD(part->l + r), f2,/' \
+    's/TFB__VMUL(TFB__VLOAD(part->l + r), f2)/TFB__VMUL(TFB__VLOAD(all->l + r), f1)/'
+hash "splits before the last are forgotten" 's/^        if (begun) {$/        if (0) {/'
+att "waves before the last are forgotten" \
+    's/if (item->first) {/if (item->first || i == 0) {/'
+att "a wave is folded backwards" \
+    '/TFB__FN(attn_wave)/,/^}/s/part_of(a, i)/part_of(a, a->items - 1 - i)/'
+att "a wave is stored after every split" \
+    's/if (item->last) TFB__CALL(attn_store/if (1) TFB__CALL(attn_store/'
+hash "only the last task of a wave is stored" \
+    's/item->last = n >= w\.last;/item->last = n >= w.last \&\& task + 1 == a->tasks;/'
+hash "every split begins with the first key" 's/TFB__MAX(n, w\.first)/w.first/'
+att "rows without a key are NaN" 's/l <= 0 ? zero : TFB__VFMA/0 ? zero : TFB__VFMA/'
+hash "lse without the maximum" 's/FLT_INF : w->all\.m\[r\] + lane/FLT_INF : lane/'
+hash "weights of the first rows" \
+    's/i = a->rows ? tfb__i32_at(a->rows, t) : w->seq\.q0 + t/i = w->seq.q0 + t/'
+hash "weights of hidden keys are left" \
+    '/TFB__FN(attn_weights)/,/^}/s/y\[j \* st\[3\]\] = 0\.0f/(void)y/'
+hash "weights without sinks" \
+    '/TFB__FN(attn_weights)/,/^}/s/TFB__CALL(attn_sinks, a, w);//'
+scalar "a part without a key is merged" test_isa merge \
+    's/if (tfb__bits_of(m2) == 0xFF800000u) continue;//'
+scalar "a part alone is divided" test_isa merge \
+    's/if (found > 1) v = TFB__VFMA/if (found) v = TFB__VFMA/'
+scalar "parts are merged last to first" test_isa merge \
+    's/step = t->pair ? 0 : i;/step = t->pair ? 0 : t->states - 1 - i;/'
+scalar "channels begin with the parts of those before" test_isa merge \
+    's/for (i = found = 0; i < t->states; i++)/for (i = 0; i < t->states; i++)/'
+hash "two states are one state twice" 's/which = t->pair ? i : 0/which = 0/'
 
 # --- Values. ---
 scalar "bfloat16 is read as binary16" test_isa pack \
@@ -143,8 +263,6 @@ scalar "a gate in turn multiplies by itself" test_isa epilogue \
 scalar "the residual before the gate" test_isa epilogue \
     's/if (up) v = TFB__VMUL(v, TFB__VLOADN(up + c, n));//' \
     '/^            TFB__CALL(scatter, e->y + row/s/^/if (up) v = TFB__VMUL(v, up[c]);/'
-scalar "maximum of the tile before" test_isa attention \
-    '/TFB__FN(attn_row)(float/,/^}/s/max = lane\[c\] > max ? lane\[c\] : max/max = max/'
 scalar "a reciprocal for a division" test_isa softmax \
     's/TFB__VDIV(\(.*\), TFB__VSET1(sum))/TFB__VMUL(\1, TFB__VSET1(1 \/ sum))/'
 scalar "a contracted product" test_isa rotate 's/TFB__VMUL(b, minus))/TFB__VMUL(b, s))/'
@@ -173,6 +291,8 @@ if [ -n "$vector" ]; then
         -e 's/ && !t->carry &&/ \&\&/'
     fault "avx2 turns squares that do not follow each other" test_isa avx2 mm \
         -e 's/t->source_step == TFB__PANEL \* t->source\.lane_stride) {/1) {/'
+    fault "avx2 takes hidden keys for the largest" test_isa avx2 attention \
+        -e 's/TFB__VSEL(.*SEEN(see, c)), TFB__VLOAD(s + c), low)/TFB__VLOAD(s + c)/'
     fault "avx2 reads sums beyond the columns" test_isa avx2 mm \
         -e 's/TFB__VADD(TFB__VLOADN(s + j, n), v)/TFB__VADD(TFB__VLOAD(s + j), v)/'
     fault "avx2 reads bias beyond the columns" test_isa avx2 mm \

@@ -723,39 +723,45 @@ static attend attend_plain(tfb_ctx *ctx, const attend *c) {
  * from the maximum, exp by 4 u, and so are at most S / 64 + S / 1024 + 4 rescalings with a
  * product each; sums over S add S u. The sum of the weights is off by their mean error,
  * 1 / l, the fold of lanes and the last product by less than 30 u. Second order: 1.05. --- */
+static double score64(const attend *c, tfb_idx b, tfb_idx h, tfb_idx i, tfb_idx j,
+                      double *off) {
+    const double u = 1.0 / 16777216, cap = (double)c->o.softcap;
+    const double scale = c->o.scale_set ? (double)c->o.scale : 1 / sqrt((double)c->D);
+    double s = 0, size = 0;
+    tfb_idx d;
+    for (d = 0; d < c->D; d++) {
+        const double p =
+            get(&c->t[Q], b, h, i, d) * get(&c->t[K], b, h / (c->H / c->G), j, d);
+        s += p;
+        size += fabs(p);
+    }
+    s *= scale;
+    *off = ((double)c->D + 4) * u * size * fabs(scale);
+    if (cap > 0) *off += 6 * u * fabs(s);
+    if (cap > 0) s = cap * tanh(s / cap);
+    if (has(c, BIAS)) *off += u * fabs(s += get(&c->t[BIAS], b, h, i, j));
+    if (has(c, ALIBI)) {
+        const tfb_idx back = i + attend_seq(c, b, i).at - key_number(c, b, j);
+        s -= get(&c->t[ALIBI], 0, 0, b, h) * fabs((double)back);
+        *off += u * fabs(s);
+    }
+    return s;
+}
+
 static double attend64(const attend *c, tfb_idx b, tfb_idx h, tfb_idx i, double *w,
                        double *off, double *lse_off) {
-    const tfb_attention_opts *o = &c->o;
-    const double u = 1.0 / 16777216, cap = (double)o->softcap;
-    const double scale = o->scale_set ? (double)o->scale : 1 / sqrt((double)c->D);
-    const double at = (double)(i + attend_seq(c, b, i).at);
+    const double u = 1.0 / 16777216;
     const double sink = has(c, SINKS) ? get(&c->t[SINKS], 0, 0, 0, h) : 0;
     const double terms =
         u * ((double)c->S + 5 * ((double)c->S / 64 + (double)c->S / 1024 + 4) + 30);
     double top = has(c, SINKS) ? sink : -1e300, sum = 0, mean = 0;
-    tfb_idx j, d;
+    tfb_idx j;
     for (j = 0; j < c->S; j++) {
-        double s = 0, size = 0;
         w[j] = 0;
         off[j] = -1; /* hidden */
         if (!sees(c, b, h, i, j)) continue;
-        for (d = 0; d < c->D; d++) {
-            const double p =
-                get(&c->t[Q], b, h, i, d) * get(&c->t[K], b, h / (c->H / c->G), j, d);
-            s += p;
-            size += fabs(p);
-        }
-        s *= scale;
-        off[j] = ((double)c->D + 4) * u * size * fabs(scale);
-        if (cap > 0) off[j] += 6 * u * fabs(s);
-        if (cap > 0) s = cap * tanh(s / cap);
-        if (has(c, BIAS)) off[j] += u * fabs(s += get(&c->t[BIAS], b, h, i, j));
-        if (has(c, ALIBI)) {
-            s -= get(&c->t[ALIBI], 0, 0, b, h) * fabs(at - (double)key_number(c, b, j));
-            off[j] += u * fabs(s);
-        }
-        w[j] = s;
-        top = fmax(top, s);
+        w[j] = score64(c, b, h, i, j, off + j);
+        top = fmax(top, w[j]);
     }
     if (has(c, SINKS)) sum = exp(sink - top), mean = sum * u * (top - sink);
     for (j = 0; j < c->S; j++) {

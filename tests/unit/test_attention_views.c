@@ -565,7 +565,7 @@ static void merge_of_two(void) {
 }
 
 /* Keys cut at multiples of 1024, each part by tfb_attention, joined, and with a sink as one
- * more part: the whole, within attention's own bound, in which S u leaves room for this. */
+ * more part: the whole, within attention's own bound, whose S u has room for it. */
 static void merge_is_attention_over_all(void) {
     tfb_ctx ctx;
     int it;
@@ -831,7 +831,7 @@ static void outputs_clear(attend *c) {
     floats_set(c->mem[LSE], c->mem_n[LSE], SENTINEL);
 }
 
-/* A growing context uses what was measured; a static one of exactly that does, with a byte
+/* A growing context uses what was measured; a static one of exactly that does, with one
  * less it fails, names the need and writes nothing. */
 static void measured_is_used(void) {
     tfb_ctx ctx, small;

@@ -251,25 +251,21 @@ static uint64_t hash_rope(tfb_ctx *ctx, int flags) {
     return hash_tensor(ctx, tfb_rope(ctx, &x, &o, &y), &y);
 }
 
-/* 7 tokens of a long context; or, with axes, of a grid. */
-static uint64_t hash_rope_scaled(tfb_ctx *ctx, int axes) {
-    tfb_tensor x =
-        tfb_view4(noise(2 * 3 * 7 * 40, 59, 0.00390625f), TFB_F32, 2, 3, 7, 40);
-    tfb_tensor y = tfb_view4(room(2 * 3 * 7 * 40), TFB_F32, 2, 3, 7, 40);
+/* Every kind of scaling, over two axes of a grid. */
+static uint64_t hash_rope_scaled(tfb_ctx *ctx, int scaling) {
+    tfb_tensor x = tfb_view4(noise(3 * 12 * 40, 59, 0.00390625f), TFB_F32, 1, 3, 12, 40);
+    tfb_tensor y = tfb_view4(room(3 * 12 * 40), TFB_F32, 1, 3, 12, 40);
     tfb_rope_opts o;
     memset((void *)&o, 0, sizeof o);
-    o.start = 100000;
-    o.dims = 36;
+    o.axes = 2;
+    o.axis_dims[0] = 12;
+    o.axis_dims[1] = 28;
+    o.grid[0] = 3;
+    o.grid[1] = 500;
+    o.start = 990;
+    o.scaling = (tfb_rope_scaling)scaling;
     o.factor = 8;
-    o.scaling = axes ? TFB_ROPE_LLAMA3 : TFB_ROPE_YARN;
-    o.trained_length = 4096;
-    o.axes = axes;
-    if (axes) {
-        o.grid[0] = 20000;
-        o.grid[1] = 6;
-        o.axis_dims[0] = 20;
-        o.axis_dims[1] = 16;
-    }
+    o.trained_length = 512;
     return hash_tensor(ctx, tfb_rope(ctx, &x, &o, &y), &y);
 }
 
@@ -316,6 +312,137 @@ static uint64_t hash_kv(tfb_ctx *ctx, int S) {
     return h;
 }
 
+/* Options of attention: 9 queries of 4 heads on 2 kv heads, 150 keys. */
+enum {
+    MASK = 1,
+    BIAS = 2,
+    SOFTCAP = 4,
+    ALIBI = 8,
+    SINKS = 16,
+    TWO_SIDED = 32,
+    RAGGED = 64,
+    HALVES = 128,
+    PAGES = 256,
+    QK = 512,
+    WEIGHTS = 1024,
+    LENGTHS = 2048
+};
+enum { QUERIES = 9, KEYS = 150, DIM = 16, V_DIM = 32, PAGE = 24 };
+
+typedef struct attention_case {
+    tfb_attention_opts o;
+    tfb_qk_opts qk;
+    tfb_rope_opts rope;
+    tfb_tensor k, v, mask, bias, alibi, sinks, cu_q, cu_k, start, length, pages, weight;
+} attention_case;
+
+/* Rows of keys or values: in 16 bits with HALVES, in pages that lie in no order. */
+static tfb_tensor hash_keys(tfb_ctx *ctx, int flags, tfb_dtype half, tfb_idx D,
+                            uint32_t seed, float scale) {
+    const tfb_idx pools = flags & PAGES ? 8 : 1, rows = flags & PAGES ? PAGE : KEYS;
+    const tfb_idx n = pools * 2 * rows * D;
+    tfb_tensor from = tfb_view4(noise(n, seed, scale), TFB_F32, pools, 2, rows, D), to;
+    if (!(flags & HALVES)) return from;
+    to = tfb_view4(room(n / 2), half, pools, 2, rows, D);
+    CHECK_OK(ctx, tfb_copy(ctx, &from, &to));
+    return to;
+}
+
+static void hash_masks(attention_case *c, int flags) {
+    const tfb_idx n = QUERIES * KEYS, bytes = (n + 3) / 4;
+    uint8_t *mask = (uint8_t *)(void *)room(bytes);
+    float *bias = noise(4 * n, 79, 0.00390625f);
+    tfb_idx i;
+    for (i = 0; i < n; i++) mask[i] = (uint32_t)i * 2654435769u >> 30 != 0;
+    for (i = 0; i < 4 * n; i += 7) bias[i] = tfb__float_of(0xFF800000);
+    c->mask = tfb_view2(mask, TFB_U8, QUERIES, KEYS);
+    c->bias = tfb_view3(bias, TFB_F32, 4, QUERIES, KEYS);
+    if (flags & MASK) c->o.mask = &c->mask;
+    if (flags & BIAS) c->o.bias = &c->bias;
+}
+
+static void hash_options(attention_case *c, int flags) {
+    static const float slopes[] = {0.25f, 0.125f, 0.0625f, 0.03125f};
+    static const int32_t cu_q[] = {0, 3, 3, QUERIES}, cu_k[] = {0, 70, 75, KEYS};
+    static const int32_t start[] = {9}, length[] = {141}, pages[] = {6, 0, 3, 7, 1, 4, 2};
+    memset((void *)c, 0, sizeof *c);
+    hash_masks(c, flags);
+    c->alibi = tfb_view1(slopes, TFB_F32, 4);
+    c->sinks = tfb_view1(noise(4, 83, 0.0078125f), TFB_F32, 4);
+    c->weight = tfb_view1(noise(DIM, 89, 0.00390625f), TFB_F32, DIM);
+    c->cu_q = tfb_view1(cu_q, TFB_I32, 4);
+    c->cu_k = tfb_view1(cu_k, TFB_I32, 4);
+    c->start = tfb_view1(start, TFB_I32, 1);
+    c->length = tfb_view1(length, TFB_I32, 1);
+    c->pages = tfb_view2(pages, TFB_I32, 1, 7);
+    c->o.causal = flags & (TWO_SIDED | MASK) ? TFB_CAUSAL_NONE : TFB_CAUSAL_BOTTOM_RIGHT;
+    if (flags & SOFTCAP) c->o.softcap = 1.5f;
+    if (flags & ALIBI) c->o.alibi = &c->alibi;
+    if (flags & SINKS) c->o.sinks = &c->sinks;
+    if (flags & RAGGED) c->o.cu_q = &c->cu_q, c->o.cu_k = &c->cu_k;
+    if (flags & LENGTHS) c->o.kv_start = &c->start, c->o.kv_len = &c->length;
+    if (flags & PAGES) c->o.pages = &c->pages, c->o.page_skip = 7 * PAGE - KEYS;
+    if (flags & QK) c->o.qk = &c->qk;
+    if (flags & TWO_SIDED) {
+        c->o.two_sided = 1;
+        c->o.left = 20;
+        c->o.right = 3;
+        c->o.window_pinned = 5;
+    }
+    c->rope.dims = 12;
+    c->qk.rope = &c->rope;
+    c->qk.norm = TFB_QK_NORM_RMS;
+    c->qk.q_weight = &c->weight;
+}
+
+static uint64_t hash_attention_options(tfb_ctx *ctx, int flags) {
+    static const int32_t chosen[] = {8, 0, 5};
+    const tfb_idx n_y = 4 * QUERIES * (flags & WEIGHTS ? KEYS : V_DIM + 1);
+    float *out = noise(n_y, 73, 1); /* all of it is written */
+    tfb_tensor q =
+        tfb_view4(noise(4 * QUERIES * DIM, 61, 0.00390625f), TFB_F32, 1, 4, QUERIES, DIM);
+    tfb_tensor k = hash_keys(ctx, flags, TFB_F16, DIM, 67, 0.001953125f);
+    tfb_tensor v = hash_keys(ctx, flags, TFB_BF16, V_DIM, 71, 0.00390625f);
+    tfb_tensor y = tfb_view4(out, TFB_F32, 1, 4, QUERIES, V_DIM), rows;
+    tfb_tensor lse = tfb_view3(out + 4 * QUERIES * V_DIM, TFB_F32, 1, 4, QUERIES);
+    tfb_tensor all = tfb_view1(out, TFB_F32, n_y);
+    attention_case c;
+    hash_options(&c, flags);
+    if (flags & WEIGHTS) {
+        rows = tfb_view1(chosen, TFB_I32, 3);
+        y = tfb_view4(out, TFB_F32, 1, 4, 3, KEYS);
+        return hash_tensor(ctx, tfb_attention_weights(ctx, &q, &k, &c.o, &rows, &y), &y);
+    }
+    c.o.lse = &lse;
+    return hash_tensor(ctx, tfb_attention(ctx, &q, &k, &v, &c.o, &y), &all);
+}
+
+/* n states; one of them of rows that saw no key. */
+static uint64_t hash_merge(tfb_ctx *ctx, int n) {
+    const tfb_idx rows = 10, Dv = 33;
+    float *lses = noise(n * rows, 103, 0.0078125f), *out = noise(rows * (Dv + 1), 73, 1);
+    float *ys = noise(n * rows * Dv, 101, 0.00390625f);
+    tfb_tensor y[2], lse[2], to = tfb_view4(out, TFB_F32, 1, 2, 5, Dv);
+    tfb_tensor to_lse = tfb_view3(out + rows * Dv, TFB_F32, 1, 2, 5);
+    tfb_tensor all = tfb_view1(out, TFB_F32, rows * (Dv + 1));
+    tfb_status status;
+    tfb_idx i, shape[5];
+    for (i = 0; i < 3; i++) lses[rows + i] = tfb__float_of(0xFF800000);
+    for (i = 0; i < 2; i++) {
+        y[i] = tfb_view4(ys + i * rows * Dv, TFB_F32, 1, 2, 5, Dv);
+        lse[i] = tfb_view3(lses + i * rows, TFB_F32, 1, 2, 5);
+    }
+    if (n == 2) {
+        status = tfb_merge_state(ctx, y, lse, y + 1, lse + 1, &to, &to_lse);
+    } else {
+        shape[0] = n, shape[1] = 1, shape[2] = 2, shape[3] = 5, shape[4] = Dv;
+        y[0] = tfb__view(ys, TFB_F32, 5, shape);
+        lse[0] = tfb__view(lses, TFB_F32, 4, shape);
+        status = tfb_merge_states(ctx, y, lse, &to, &to_lse);
+    }
+    return hash_tensor(ctx, status, &all);
+}
+
 static const struct hashed {
     const char *name;
     uint64_t (*run)(tfb_ctx *ctx, int arg);
@@ -347,12 +474,28 @@ static const struct hashed {
     {"rope_turns", hash_rope, 0},
     {"rope_turns_interleaved_inverse", hash_rope, INTERLEAVED | INVERSE},
     {"rope_compat", hash_rope, COMPAT},
-    {"rope_yarn", hash_rope_scaled, 0},
-    {"rope_axes", hash_rope_scaled, 2},
+    {"rope_axial_linear", hash_rope_scaled, TFB_ROPE_LINEAR},
+    {"rope_axial_ntk", hash_rope_scaled, TFB_ROPE_NTK},
+    {"rope_axial_yarn", hash_rope_scaled, TFB_ROPE_YARN},
+    {"rope_axial_llama3", hash_rope_scaled, TFB_ROPE_LLAMA3},
     {"attention", hash_attention, 130},
     {"attention_window", hash_attention, 200},
     {"attention_splits", hash_attention, 1100},
     {"attention_kv_cache", hash_kv, 130},
+    {"attention_mask_bias", hash_attention_options, MASK | BIAS},
+    {"attention_softcap_alibi_sinks", hash_attention_options, SOFTCAP | ALIBI | SINKS},
+    {"attention_two_sided_pinned", hash_attention_options, TWO_SIDED},
+    {"attention_ragged", hash_attention_options, RAGGED},
+    {"attention_lengths", hash_attention_options, LENGTHS},
+    {"attention_f16_bf16", hash_attention_options, HALVES},
+    {"attention_pages", hash_attention_options, PAGES},
+    {"attention_pages_f16_bf16", hash_attention_options, PAGES | HALVES},
+    {"attention_qk", hash_attention_options, QK},
+    {"attention_weights", hash_attention_options, WEIGHTS},
+    {"attention_weights_all", hash_attention_options,
+     WEIGHTS | TWO_SIDED | BIAS | SOFTCAP | SINKS | QK},
+    {"merge_state", hash_merge, 2},
+    {"merge_states", hash_merge, 4},
 };
 #define HASHED ((int)(sizeof hashed / sizeof *hashed))
 
