@@ -56,10 +56,10 @@
  *   Bits     Sums over k are chains of fma from +0 over 256 terms, block added to block.
  *            Row sums have 16 lanes, element i in lane i mod 16, folded 16 8 4 2 1.
  *            Attention runs over tiles of 64 keys and splits of 1024, counted from the
- *            first key of the sequence wherever that lies. Elementary functions are our own. fma, division
- *            and square root are the IEEE ones; the rounding mode is never touched.
- *            Outside: builds with -ffast-math or x87 arithmetic, large products under
- *            TFB_USE_CBLAS; tfb_build_info tells.
+ *            first key of the sequence wherever that lies. Elementary functions are our
+ *            own. fma, division and square root are the IEEE ones; the rounding mode is
+ *            never touched. Outside: builds with -ffast-math or x87 arithmetic, large
+ *            products under TFB_USE_CBLAS; tfb_build_info tells.
  *   Threads  One context per thread. Tensors, packs and caches that are only read may be
  *            shared. The library starts no thread unless tfb_ctx_threads is called.
  *   Alias    Outputs overlap no input unless a function says so; inputs may overlap.
@@ -1667,9 +1667,9 @@ typedef struct tfb__qk {
     tfb__rope_plan rope;
 } tfb__qk;
 
-/* A sequence of a call: queries q0 .. q0 + T - 1, keys lo .. hi - 1. All is decided by key
- * numbers: that of row j is j + shift, of a pinned row j; query row i stands at number
- * i + stand. */
+/* A sequence of a call: queries q0 .. q0 + T - 1, keys lo .. hi - 1. All is decided by
+ * key numbers: that of row j is j + shift, of a pinned row j; query row i stands at
+ * number i + stand. */
 typedef struct tfb__attn_seq {
     tfb_idx batch, q0, T, lo, hi, shift, stand;
 } tfb__attn_seq;
@@ -1952,12 +1952,11 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 /* ===== [8] VECTOR OPS =============================================================== */
 /* The same names for every instruction set. TFB__VW floats make a TFB__VF; a TFB__VM is
  * what a comparison gives, or VMASK the low VW bits of a number, and VLANES turns it
- * back. LOADN and STOREN touch the first n lanes, LOADN clears the rest. VMAX(a, b) is a > b ? a : b, so a NaN in a
- * gives b. Shifts are logical. LOADP reads a panel (little-endian), LOADH and LOADB VW
- * floats from binary16 and bfloat16.
- * SQUARE(X) is X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it.
- * TILES lists the register tiles, rows x vectors, for each number of rows the widest
- * first. */
+ * back. LOADN and STOREN touch the first n lanes, LOADN clears the rest. VMAX(a, b) is
+ * a > b ? a : b, so a NaN in a gives b. Shifts are logical. LOADP reads a panel
+ * (little-endian), LOADH and LOADB VW floats from binary16 and bfloat16. SQUARE(X) is
+ * X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it. TILES lists
+ * the register tiles, rows x vectors, for each number of rows the widest first. */
 
 #undef TFB__SUFFIX
 #undef TFB__VF
@@ -6449,9 +6448,10 @@ static tfb_status tfb__attention_sequences(tfb_ctx *ctx, const char *fn, tfb__at
     tfb_idx s, j, T = 0, S = 0;
     for (s = 0; s < a->seqs; s++) {
         const tfb__attn_seq u = tfb__attn_sequence(a, s);
-        TFB__REQUIRE(u.lo >= 0 && u.lo <= u.hi && u.hi <= a->S && u.T >= 0, ctx,
-                     TFB_ERR_RANGE, "%s: sequence %d has %d queries, keys %d to %d of %d",
-                     fn, s, u.T, u.lo, u.hi, a->S);
+        TFB__REQUIRE(
+            u.lo >= 0 && u.lo <= u.hi && u.hi <= a->S && u.T >= 0, ctx, TFB_ERR_RANGE,
+            "%s: %s: sequence %d has %d queries, keys %d to %d of %d", fn,
+            o->cu_q ? "cu_q, cu_k" : "kv_start, kv_len", s, u.T, u.lo, u.hi, a->S);
         TFB__REQUIRE(!o->cu_q || (u.q0 == T && u.lo == S), ctx, TFB_ERR_RANGE,
                      "%s: cu_q or cu_k does not begin at 0", fn);
         TFB__REQUIRE(u.shift + u.lo >= 0, ctx, TFB_ERR_RANGE, "%s: key_pos0s[%d] is %d",

@@ -1,5 +1,6 @@
 /* tfb_attention in float32 is as close to float64 as PyTorch's float32 on the CPU:
- * softmax(q k^T * scale) v spelled out there by attention_quality.py, on the same inputs. */
+ * softmax(q k^T * scale) v spelled out there by attention_quality.py, on the same
+ * inputs. */
 #include "../test.h"
 #include <math.h>
 

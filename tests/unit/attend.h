@@ -716,13 +716,14 @@ static attend attend_plain(tfb_ctx *ctx, const attend *c) {
 }
 
 /* --- SEMANTICS section 3 in float64, for one row of a plain call: its weights w[S].
- * off[S] bounds their relative error and *lse_off that of lse; returns lse. With u = 2^-24:
- * a score is off by e = (D + 4) u scale sum|q k| (the dot, scale and 1 / sqrt(D)), softcap
- * by another 6 u |s| (a division, 2 ulp of tanh and a product; its slope is at most 1),
- * bias and ALiBi by u times what they round. exp's argument is off by u times its distance
- * from the maximum, exp by 4 u, and so are at most S / 64 + S / 1024 + 4 rescalings with a
- * product each; sums over S add S u. The sum of the weights is off by their mean error,
- * 1 / l, the fold of lanes and the last product by less than 30 u. Second order: 1.05. --- */
+ * off[S] bounds their relative error and *lse_off that of lse; returns lse. With u =
+ * 2^-24: a score is off by e = (D + 4) u scale sum|q k| (the dot, scale and 1 /
+ * sqrt(D)), softcap by another 6 u |s| (a division, 2 ulp of tanh and a product; its
+ * slope is at most 1), bias and ALiBi by u times what they round. exp's argument is
+ * off by u times its distance from the maximum, exp by 4 u, and so are at most S / 64
+ * + S / 1024 + 4 rescalings with a product each; sums over S add S u. The sum of the
+ * weights is off by their mean error, 1 / l, the fold of lanes and the last product by
+ * less than 30 u. Second order: 1.05. --- */
 static double score64(const attend *c, tfb_idx b, tfb_idx h, tfb_idx i, tfb_idx j,
                       double *off) {
     const double u = 1.0 / 16777216, cap = (double)c->o.softcap;

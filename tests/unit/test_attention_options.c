@@ -1,6 +1,6 @@
-/* tfb_attention with every option: against float64, against itself where the bits must not
- * change (chunks, workers, tables, pieces, batches), hidden NaN, bad input. Views of keys,
- * weights, merging and scratch are in test_attention_views.c. */
+/* tfb_attention with every option: against float64, against itself where the bits must
+ * not change (chunks, workers, tables, pieces, batches), hidden NaN, bad input. Views
+ * of keys, weights, merging and scratch are in test_attention_views.c. */
 #include "../test.h"
 #include "attend.h"
 
@@ -97,7 +97,8 @@ static void several_splits(void) {
     tfb_ctx_free(&ctx);
 }
 
-/* Keys or values side by side instead of channels, of every dtype, whole tiles and mixed. */
+/* Keys or values side by side instead of channels, of every dtype, whole tiles and
+ * mixed. */
 static void keys_side_by_side(void) {
     static const tfb_dtype kinds[3] = {TFB_F32, TFB_F16, TFB_BF16};
     static const int order[4] = {0, 1, 3, 2};

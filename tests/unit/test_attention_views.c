@@ -1,5 +1,5 @@
-/* Attention beside tfb_attention on whole tensors: pages and rings against contiguous keys,
- * tfb_attention_weights, tfb_merge_states, scratch and memory with every option. */
+/* Attention beside tfb_attention on whole tensors: pages and rings against contiguous
+ * keys, tfb_attention_weights, tfb_merge_states, scratch and memory with every option. */
 #include "../test.h"
 #include "attend.h"
 
@@ -446,9 +446,9 @@ static void states_merge(tfb_ctx *ctx, states *s) {
     CHECK(ctx->scratch_last == 0, "scratch %lu", (unsigned long)ctx->scratch_last);
 }
 
-/* With L = log sum exp(lse_i): y = sum exp(lse_i - L) y_i. Joined one after the other, each
- * step's lse is off by 2 u|lse| and more by exp, log and a product or two: 16 u + 4 u|lse|
- * a step, and a part's weight by the differences from L, once. */
+/* With L = log sum exp(lse_i): y = sum exp(lse_i - L) y_i. Joined one after the other,
+ * each step's lse is off by 2 u|lse| and more by exp, log and a product or two: 16 u +
+ * 4 u|lse| a step, and a part's weight by the differences from L, once. */
 static void merge_row_check(const states *s, tfb_idx row) {
     const double u = 1.0 / 16777216;
     double top = -HUGE_VAL, most = 0, sum = 0, off, lse;
@@ -564,8 +564,9 @@ static void merge_of_two(void) {
     tfb_ctx_free(&ctx);
 }
 
-/* Keys cut at multiples of 1024, each part by tfb_attention, joined, and with a sink as one
- * more part: the whole, within attention's own bound, whose S u has room for it. */
+/* Keys cut at multiples of 1024, each part by tfb_attention, joined, and with a sink
+ * as one more part: the whole, within attention's own bound, whose S u has room for
+ * it. */
 static void merge_is_attention_over_all(void) {
     tfb_ctx ctx;
     int it;
