@@ -1608,13 +1608,15 @@ typedef struct tfb__source {
  * be s, the sums times alpha + bias, relu of that if asked for, + r.
  * With a source, panels are filled TFB__STAGE steps at a time just before the first rows
  * need them, panel p from source.x + p * source_step; with reuse (rows <= TFB__SKINNY)
- * every stage goes to the place of the first. */
+ * every stage goes to the place of the first. Memory that is needed soon is announced:
+ * more of B, unless that has been fetched already, and as many bytes from `also` on. */
 typedef struct tfb__mm {
     tfb_idx rows, cols, k, lda, bps, bks, lds, ldr, ldy, source_step;
     const float *a, *carry, *bias, *r;
+    const char *also;
     float *b, *s, *y;
     float alpha;
-    int add, last, relu, staged, reuse;
+    int add, last, relu, staged, reuse, fetched;
     tfb__source source;
 } tfb__mm;
 
@@ -1861,6 +1863,13 @@ TFB__INLINE float tfb__fold16(float *lane) {
 
 /* 0, 1, 2, .. : which lanes of a vector lie before a bound. */
 static const float tfb__iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* Do values lie like keys, without gaps? Few rows turn keys longer than these take to
+ * read, so the values to come are fetched at the same time. */
+static int tfb__attn_alike(const tfb__attn *a) {
+    return a->v.dtype == a->k.dtype && a->Dv == a->D && a->v.stride[3] == 1 &&
+           a->v.stride[2] == a->D && a->k.stride[2] == a->D;
+}
 
 /* Section 15: what attention does that needs no vectors. */
 static void tfb__attn_begin(const tfb__attn *a, tfb_idx task, int worker,
@@ -2854,6 +2863,7 @@ static void TFB__FN(collect)(tfb_idx rows, tfb_idx k, const float *x, tfb_idx rs
         c##i##0 = TFB__VFMA(TFB__VSET1(a[i / 3][i % 3 * lda + k + q]), w##q, c##i##0);
 #define TFB__SKINNY_STEP(q)                                                              \
     if (q < lines) TFB__PREFETCH_L2(next + q * 64);                                      \
+    if (q < lines && also) TFB__PREFETCH_L2(also + q * 64);                              \
     TFB__SKINNY_FMA(0, q) TFB__SKINNY_FMA(1, q) TFB__SKINNY_FMA(2, q)                    \
     TFB__SKINNY_FMA(3, q) TFB__SKINNY_FMA(4, q) TFB__SKINNY_FMA(5, q)                    \
     TFB__SKINNY_FMA(6, q) TFB__SKINNY_FMA(7, q)
@@ -2909,8 +2919,9 @@ TFB__INLINE void TFB__FN(tile)(const tfb__mm *t, tfb_idx row, tfb_idx vec, const
     const tfb_idx bps = as_is ? t->source_step : t->bps, lda = t->lda, bks = t->bks;
     const tfb_idx hks = t->source.k_stride;
     /* the largest tiles have no register left for it */
-    const tfb_idx fetch =
-        R * V > 16 ? TFB__FETCH : TFB__FETCH / TFB__PANEL * (as_is ? hks : bks);
+    const tfb_idx fetch = R * V > 16   ? TFB__FETCH
+                          : t->fetched ? 0
+                                       : TFB__FETCH / TFB__PANEL * (as_is ? hks : bks);
     const tfb_idx start = vec / per_panel * bps + vec % per_panel * TFB__VW;
     const uint16_t *h = as_is ? (const uint16_t *)t->source.x + start : NULL;
     const float *b = as_is ? NULL : t->b + start, *first = b;
@@ -3025,6 +3036,8 @@ TFB__INLINE void TFB__FN(turning)(const tfb__mm *t, tfb_idx col, const int R) {
             const char *next = ahead + (ls == t->k || !pitch ? line * 64
                                                              : line / pitch * ls * size +
                                                                    line % pitch * 64);
+            const char *also =
+                t->also ? t->also + (col * t->k + k * TFB__VW) * size : NULL;
             tfb_idx q;
             if (left >= TFB__VW && steps == TFB__VW) {
                 TFB__SQUARE(TFB__SQUARE_DECLARE)
@@ -3398,6 +3411,7 @@ static void TFB__FN(attn_scores)(const tfb__attn *a, tfb__attn_state *w,
     mm.source_step = TFB__PANEL * from.lane_stride;
     mm.staged = !mixed;
     mm.reuse = w->rows <= TFB__SKINNY;
+    if (mm.reuse && tfb__attn_alike(a)) mm.also = run->v;
     if (!mixed) {
         TFB__CALL(mm, &mm);
         return;
@@ -3626,7 +3640,7 @@ static void TFB__FN(attn_values_mixed)(const tfb__attn *a, tfb__attn_state *w,
 }
 
 /* acc = acc * carry + p V over a run of keys, whose values stay where they are if rows
- * are few. */
+ * are few or there are no gaps. */
 static void TFB__FN(attn_values)(const tfb__attn *a, tfb__attn_state *w,
                                  const tfb__attn_run *run, int mixed) {
     const int few = w->rows <= TFB__SKINNY;
@@ -3657,6 +3671,7 @@ static void TFB__FN(attn_values)(const tfb__attn *a, tfb__attn_state *w,
     mm.carry = w->carry;
     mm.staged = 1;
     mm.reuse = few;
+    mm.fetched = few && tfb__attn_alike(a);
     if (in_place && a->v.dtype == TFB_F32) {
         mm.staged = 0;
         mm.b = (float *)(void *)run->v;
@@ -5902,6 +5917,7 @@ static tfb_idx tfb__i32_at(const tfb_tensor *t, tfb_idx i) {
     return ((const int32_t *)t->data)[i * t->stride[0]];
 }
 
+/* Sequence s as the options and what stands in their tensors describe it. */
 static tfb__attn_seq tfb__attn_sequence(const tfb__attn *a, tfb_idx s) {
     const tfb_attention_opts *o = &a->o;
     const tfb_tensor *cu_k = o->cu_k ? o->cu_k : o->cu_q;
