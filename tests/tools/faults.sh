@@ -137,18 +137,20 @@ hash "pinned keys are forgotten" 's/TFB__MIN(o->window_pinned, upper)/0/'
 att "pinned keys are seen before their time" \
     's/TFB__MIN(o->window_pinned, upper)/TFB__MIN(o->window_pinned, w->end)/'
 hash "causal off by one" 's/TFB__MIN(w->end, at + 1) : w->end/TFB__MIN(w->end, at) : at/'
-att "keys of a gap are seen" 's/exist = range & ~.*;/exist = range;/'
+att "keys of a gap are seen" \
+    's/~tfb__bits_between(w->gap0 - tile, w->gap1 - tile)/~(uint64_t)0/'
 att "rows behind a gap are those without one" \
     's/n < a->o\.key_pinned ? n : n - w->seq\.shift/n - w->seq.shift/'
-hash "no tile is cut by a window" 's/ && n >= w->lo_max && end/ \&\& end/'
+hash "no tile is cut by a window" 's/usual = n >= w->lo_max && end/usual = end/'
 hash "no tile is cut by its rows" 's/n >= w->lo_max && end <= w->hi_min/n >= w->lo_max/'
-att "no tile is cut by a mask" 's/end <= w->hi_min && !a->mask\.data/end <= w->hi_min/'
+att "no tile is cut by a mask" \
+    's/any && (a->mask\.data || a->bias\.data)/any \&\& a->bias.data/'
 hash "what is masked for a row is masked for all" \
-    's/!known || mask != mask0 || bias != bias0/!known/'
-att "a mask is read by places, not by rows" 's/ j = run\.row + i;/ j = run.n + i;/'
-att "a bias is read by places, not by rows" 's/= from\[(run\.row + i)/= from[(run.n + i)/'
+    's/!known || mask_row != mask0 || bias_row != bias0/!known/'
+att "a mask is read by places, not by rows" 's/mask + run\.row + i/mask + run.n + i/'
+att "a bias is read by places, not by rows" 's/(from + run\.row)/(from + run.n)/'
 hash "heads of a group lie apart" \
-    's/w->head \* a->group + (\(.*\)) % a->group;/w->head + (\1) % a->group * a->G;/'
+    's/= w->kv_head \* a->group + (\(.*\)) % a->group;/= (\1) % a->group * a->G;/'
 att "every block begins at the first row" \
     's/w->row0 = block \* a->block_rows/w->row0 = 0/'
 hash "the last row of a block is left out" \
