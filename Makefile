@@ -10,8 +10,8 @@ SANE    = -std=c99 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=al
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
           tests/golden/test_*.c))))
 DEPS    = tfblocks.h tests/test.h $(wildcard tests/unit/*.h) examples/05_generate/main.c
-SCRIPTS = $(sort $(wildcard tests/tools/check_*.sh)) tests/tools/faults.sh \
-          tests/compile/run.sh
+SCRIPTS = tests/tools/faults.sh tests/compile/run.sh \
+          $(sort $(wildcard tests/tools/check_*.sh)) # the longest first
 EXAMPLES = $(sort $(notdir $(patsubst %/main.c,%,$(wildcard examples/*/main.c))))
 CLANGED = $(shell command -v $(CLANG) >/dev/null 2>&1 && echo $(TESTS:%=build/clang/%))
 VPATH   = tests/unit:tests/isa:tests/golden
@@ -26,10 +26,9 @@ run: build/generate ## generate text; MODEL= TOKENIZER= EVAL= SEED= STEPS= TEMPE
 
 test: ## build and run every test; what cannot run here is listed as skipped
 	@$(MAKE) -s -j2 build-tests
-	@sh tests/tools/run.sh $(TESTS:%=build/cc/%) \
-	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/cc/%) $(CLANGED) \
-	    $(TESTS:%=build/sane/%) $(TESTS:%=TFB_TEST_ISA=scalar\ build/sane/%) \
-	    $(SCRIPTS)
+	@sh tests/tools/run.sh $(SCRIPTS) $(TESTS:%=build/sane/%) \
+	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/sane/%) $(TESTS:%=build/cc/%) \
+	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/cc/%) $(CLANGED)
 
 quick: $(TESTS:%=build/cc/%) ## the unit tests alone, on the best table
 	@sh tests/tools/run.sh $^

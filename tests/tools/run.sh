@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs tests and adds up what they print.
+# Runs tests, as many at a time as there are processors, and adds up what they print.
 #   sh tests/tools/run.sh build/test_x "TFB_TEST_ISA=scalar build/test_x" tests/tools/y.sh
 # Tests print lines "ok name", "FAIL name .." and "skip name: reason". Only failures, with
 # what else the test printed, and skips are shown; the last line has the sums. A test that
@@ -8,8 +8,6 @@
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-: >"$work/sums"
-: >"$work/skips"
 limit=
 if command -v timeout >/dev/null 2>&1; then limit="timeout 900"; fi
 
@@ -31,17 +29,31 @@ END {
     print ok + 0, failed + 0, skip + 0 >>sums
 }'
 
-for test; do
-    # shellcheck disable=SC2046,SC2086 # words are meant to be split
-    {
-        $limit env $(printf '%s\n' "$test" | sed 's/[^ ]*\.sh\( \|$\)/sh &/') \
-            >"$work/out" 2>&1 </dev/null
-    } 2>/dev/null
-    status=$?
-    awk -v name="$test" -v status=$status -v sums="$work/sums" -v skips="$work/skips" \
-        "$add_up" "$work/out"
+# Takes test after test that no other lane has taken.
+lane() {
+    n=0
+    for test; do
+        n=$((n + 1))
+        mkdir "$work/$n" 2>/dev/null || continue
+        # shellcheck disable=SC2046,SC2086 # words are meant to be split
+        {
+            $limit env $(printf '%s\n' "$test" | sed 's/[^ ]*\.sh\( \|$\)/sh &/') \
+                >"$work/$n/out" 2>&1 </dev/null
+        } 2>/dev/null
+        status=$?
+        awk -v name="$test" -v status=$status -v sums="$work/$n/sums" \
+            -v skips="$work/$n/skips" "$add_up" "$work/$n/out" >"$work/$n/shown"
+        cat "$work/$n/shown"
+    done
+}
+
+lanes=$(nproc 2>/dev/null || echo 1)
+while [ "$lanes" -gt 0 ]; do
+    lane "$@" &
+    lanes=$((lanes - 1))
 done
-cat "$work/skips"
-awk '{ ok += $1; failed += $2; skip += $3 }
+wait
+cat "$work"/*/skips 2>/dev/null
+cat "$work"/*/sums | awk '{ ok += $1; failed += $2; skip += $3 }
      END { printf "%d passed, %d failed, %d skipped\n", ok, failed, skip
-           exit failed || !ok }' "$work/sums"
+           exit failed || !ok }'
