@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Errors of attention in PyTorch's float32 on the CPU against float64.
 
-softmax(q k^T * scale) v is spelled out, for the inputs of test_attention_quality.c. Prints
-that test's table. Needs python3-torch; run once, the numbers are pasted."""
+softmax(q k^T * scale) v is spelled out, for the inputs of test_attention_quality.c.
+Prints that test's table. Needs python3-torch; run once, the numbers are pasted."""
 import torch
 
 S, D = 256, 64
