@@ -1350,6 +1350,14 @@ static tfb_status tfb__check_like(tfb_ctx *ctx, const char *fn, const char *name
     return TFB_OK;
 }
 
+/* A vector of n, if it is there. */
+static tfb_status tfb__check_vector(tfb_ctx *ctx, const char *fn, const char *name,
+                                    const tfb_tensor *t, int dtypes, tfb_idx n) {
+    if (!t) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, name, t, dtypes, 1, 1));
+    return tfb__check_extent(ctx, fn, name, t, 0, n);
+}
+
 /* The bytes a tensor spans: [lo, hi), equal when it is empty. With modulus > 0 only
  * dimensions whose stride is no multiple of it count: the place in a row that long. */
 static void tfb__span(const tfb_tensor *t, size_t modulus, uintptr_t *lo, uintptr_t *hi) {
@@ -3760,25 +3768,33 @@ static void TFB__FN(attn_sinks)(const tfb__attn *a, const tfb__attn_state *w) {
     TFB__CALL(attn_fold, w);
 }
 
+/* Where the output of a row begins. */
+TFB__INLINE float *TFB__FN(attn_out)(const tfb__attn *a, const tfb__attn_state *w,
+                                     tfb_idx r) {
+    const tfb_idx *st = a->y.stride;
+    return (float *)a->y.data + w->seq.batch * st[0] + w->head[r] * st[1] +
+           w->out[r] * st[2];
+}
+
 static void TFB__FN(attn_store)(const tfb__attn *a, const tfb__attn_state *w) {
     const TFB__VF zero = TFB__VSET1(0.0f);
     tfb_idx r, c;
     TFB__CALL(attn_sinks, a, w);
     for (r = 0; r < w->rows; r++) {
-        const tfb_idx h = w->head[r], i = w->token[r], b = w->seq.batch;
         const float *acc = w->all.acc + r * w->width, l = w->all.l[r];
-        const tfb_idx *st = a->y.stride;
-        float *y = (float *)a->y.data + b * st[0] + h * st[1] + i * st[2];
+        const tfb_idx step = a->y.stride[3];
+        float *y = TFB__FN(attn_out)(a, w, r);
         const TFB__VF inverse = TFB__VSET1(1.0f / l);
         for (c = 0; c < a->Dv; c += TFB__VW) {
             TFB__VF v = l <= 0 ? zero : TFB__VFMA(TFB__VLOAD(acc + c), inverse, zero);
-            TFB__CALL(scatter, y + c * st[3], st[3], v, a->Dv - c);
+            TFB__CALL(scatter, y + c * step, step, v, a->Dv - c);
         }
         if (a->lse.data) {
+            const tfb_idx *st = a->lse.stride;
             float lane[TFB__VW];
-            st = a->lse.stride;
             TFB__VSTORE(lane, TFB__FN(log)(TFB__VSET1(l)));
-            ((float *)a->lse.data)[b * st[0] + h * st[1] + i * st[2]] =
+            ((float *)a->lse
+                 .data)[w->seq.batch * st[0] + w->head[r] * st[1] + w->out[r] * st[2]] =
                 l <= 0 ? -TFB__FLT_INF : w->all.m[r] + lane[0];
         }
     }
@@ -3787,10 +3803,8 @@ static void TFB__FN(attn_store)(const tfb__attn *a, const tfb__attn_state *w) {
 /* A row of tfb_attention_weights for a tile whose scores are in w->s. */
 static void TFB__FN(attn_emit)(const tfb__attn *a, const tfb__attn_state *w, tfb_idx r,
                                tfb_idx n, tfb_idx end) {
-    const tfb_idx h = w->head[r], *st = a->y.stride;
-    const tfb_idx i = w->out[r];
     const TFB__VF m = TFB__VSET1(w->all.m[r]), inverse = TFB__VSET1(1.0f / w->all.l[r]);
-    float *y = (float *)a->y.data + w->seq.batch * st[0] + h * st[1] + i * st[2];
+    float *y = TFB__FN(attn_out)(a, w, r);
     float *s = w->s + r * TFB__KT;
     tfb__attn_run run;
     tfb_idx c;
@@ -3801,7 +3815,7 @@ static void TFB__FN(attn_emit)(const tfb__attn *a, const tfb__attn_state *w, tfb
          run = tfb__attn_run_of(a, w, run.n + run.len, end))
         for (c = 0; c < run.len; c++)
             if (w->see[r] >> ((run.n + c) % TFB__KT) & 1)
-                y[(run.row + c) * st[3]] = s[(run.n + c) % TFB__KT];
+                y[(run.row + c) * a->y.stride[3]] = s[(run.n + c) % TFB__KT];
 }
 
 static void TFB__FN(attn_weights)(const tfb__attn *a, tfb__attn_state *w) {
@@ -3810,10 +3824,8 @@ static void TFB__FN(attn_weights)(const tfb__attn *a, tfb__attn_state *w) {
     TFB__CALL(attn_all, a, w);
     TFB__CALL(attn_sinks, a, w);
     for (r = 0; r < w->rows; r++) {
-        const tfb_idx *st = a->y.stride, i = w->out[r];
-        float *y =
-            (float *)a->y.data + w->seq.batch * st[0] + w->head[r] * st[1] + i * st[2];
-        for (j = 0; w->token[r] >= 0 && j < a->S; j++) y[j * st[3]] = 0.0f;
+        float *y = TFB__FN(attn_out)(a, w, r);
+        for (j = 0; w->token[r] >= 0 && j < a->S; j++) y[j * a->y.stride[3]] = 0.0f;
     }
     for (n = w->first; n < w->last;) {
         const tfb_idx end = TFB__MIN((n / TFB__KT + 1) * TFB__KT, w->last);
@@ -3890,8 +3902,10 @@ static void TFB__FN(merge)(void *arg, tfb_idx row, int worker) {
             const float m2 =
                 ((const float *)lse->data)[tfb__offset(lse, 3, row) + step * t->lse_step];
             const float top = found && m > m2 ? m : m2;
-            const float e1 = TFB__FN(exp1)(m - top), e2 = TFB__FN(exp1)(m2 - top);
+            float e1, e2;
             if (tfb__bits_of(m2) == 0xFF800000u) continue;
+            e1 = TFB__FN(exp1)(m - top);
+            e2 = TFB__FN(exp1)(m2 - top);
             for (c = 0; c < end; c += TFB__VW) {
                 TFB__VF v =
                     TFB__FN(gather)(from + c * y->stride[3], y->stride[3], end - c);
@@ -5305,13 +5319,19 @@ static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
     }
 }
 
+/* A vector of n copied to where it has no gaps; NULL if there is none. */
+static float *tfb__vector_copy(const tfb_tensor *t, tfb_idx n, float *to) {
+    tfb_idx i;
+    for (i = 0; t && i < n; i++) to[i] = ((const float *)t->data)[i * t->stride[0]];
+    return t ? to : NULL;
+}
+
 /* Shared by norms and softmax; weight and bias are copied so that they are contiguous. */
 static tfb_status tfb__rowwise_run(tfb_ctx *ctx, const char *fn, tfb__rowwise *w,
                                    const tfb_tensor *weight, const tfb_tensor *bias) {
     const tfb__mark mark = tfb__scratch_begin(ctx);
     float *copy;
     tfb_status status;
-    tfb_idx i;
     w->buffers = tfb__row_strided(&w->x) + tfb__row_strided(&w->y) +
                  tfb__row_strided(&w->r) + tfb__row_strided(&w->sum);
     w->scratch = (float *)tfb__take(ctx, tfb__workers(ctx) * w->buffers,
@@ -5320,17 +5340,8 @@ static tfb_status tfb__rowwise_run(tfb_ctx *ctx, const char *fn, tfb__rowwise *w
                               tfb__size_mul((size_t)w->n, 4));
     status = tfb__scratch_ready(ctx, fn);
     if (status == TFB_OK && !ctx->measuring && w->rows) {
-        if (weight) {
-            for (i = 0; i < w->n; i++)
-                copy[i] = ((const float *)weight->data)[i * weight->stride[0]];
-            w->w = copy;
-            copy += w->n;
-        }
-        if (bias) {
-            for (i = 0; i < w->n; i++)
-                copy[i] = ((const float *)bias->data)[i * bias->stride[0]];
-            w->b = copy;
-        }
+        w->w = tfb__vector_copy(weight, w->n, copy);
+        w->b = tfb__vector_copy(bias, w->n, weight ? copy + w->n : copy);
         w->isa = ctx->isa;
         w->per_task = TFB__MAX(1, 16384 / TFB__MAX(1, w->n));
         tfb__parallel(ctx, (w->rows + w->per_task - 1) / w->per_task, tfb__rowwise_task,
@@ -5355,12 +5366,16 @@ static tfb_status tfb__rowwise_setup(tfb_ctx *ctx, const char *fn, const tfb_ten
     return TFB_OK;
 }
 
+/* 0 stands for the default unless set says that it is meant. */
+static float tfb__norm_eps(float eps, int set, int l2) {
+    if (set || !(eps >= 0 && eps <= 0)) return eps;
+    return l2 ? 1e-12f : 1e-5f;
+}
+
 /* A vector of x's last extent that y and sum must not overlap. */
 static tfb_status tfb__norm_vector(tfb_ctx *ctx, const char *fn, const char *name,
                                    const tfb_tensor *t, const tfb__rowwise *w) {
-    if (!t) return TFB_OK;
-    TFB__TRY(tfb__check(ctx, fn, name, t, TFB__MASK(TFB_F32), 1, 1));
-    TFB__TRY(tfb__check_extent(ctx, fn, name, t, 0, w->n));
+    TFB__TRY(tfb__check_vector(ctx, fn, name, t, TFB__MASK(TFB_F32), w->n));
     TFB__TRY(tfb__check_alias(ctx, fn, "y", &w->y, name, t, 0));
     return tfb__check_alias(ctx, fn, "sum", w->sum.ndim ? &w->sum : NULL, name, t, 0);
 }
@@ -5392,8 +5407,7 @@ static tfb_status tfb__norm_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *
     }
     TFB__TRY(tfb__norm_vector(ctx, fn, "weight", o.weight, &w));
     TFB__TRY(tfb__norm_vector(ctx, fn, "bias", o.bias, &w));
-    w.eps = which == TFB__L2NORM ? 1e-12f : 1e-5f;
-    if (o.eps_set || !(o.eps >= 0 && o.eps <= 0)) w.eps = o.eps;
+    w.eps = tfb__norm_eps(o.eps, o.eps_set, which == TFB__L2NORM);
     TFB__REQUIRE(w.eps >= 0, ctx, TFB_ERR_ARG, "%s: eps must be >= 0", fn);
     w.centre = which == TFB__LAYERNORM;
     w.l2 = which == TFB__L2NORM;
@@ -5917,6 +5931,11 @@ static tfb_idx tfb__i32_at(const tfb_tensor *t, tfb_idx i) {
     return ((const int32_t *)t->data)[i * t->stride[0]];
 }
 
+/* Page number i of a sequence. */
+static tfb_idx tfb__attn_page(const tfb_tensor *pages, tfb_idx s, tfb_idx i) {
+    return ((const int32_t *)pages->data)[s * pages->stride[0] + i * pages->stride[1]];
+}
+
 /* Sequence s as the options and what stands in their tensors describe it. */
 static tfb__attn_seq tfb__attn_sequence(const tfb__attn *a, tfb_idx s) {
     const tfb_attention_opts *o = &a->o;
@@ -6077,10 +6096,8 @@ static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state 
     run.row = row = n < a->o.key_pinned ? n : n - w->seq.shift;
     run.len = end - n;
     if (a->o.pages) {
-        const tfb_tensor *p = a->o.pages;
         row += a->o.page_skip;
-        batch = ((const int32_t *)
-                     p->data)[batch * p->stride[0] + row / a->page * p->stride[1]];
+        batch = tfb__attn_page(a->o.pages, batch, row / a->page);
         row %= a->page;
         run.len = TFB__MIN(run.len, a->page - row);
     }
@@ -6231,14 +6248,6 @@ static tfb_tensor tfb__attention_tensor(const tfb_tensor *t) {
     return x;
 }
 
-/* A tensor of n numbers, if it is there. */
-static tfb_status tfb__check_i32(tfb_ctx *ctx, const char *fn, const char *name,
-                                 const tfb_tensor *t, tfb_idx n) {
-    if (!t) return TFB_OK;
-    TFB__TRY(tfb__check(ctx, fn, name, t, TFB__MASK(TFB_I32), 1, 1));
-    return tfb__check_extent(ctx, fn, name, t, 0, n);
-}
-
 /* What a call takes and does not write. */
 static tfb_status tfb__attention_alias(tfb_ctx *ctx, const char *fn, const char *name,
                                        const tfb_tensor *out,
@@ -6349,6 +6358,7 @@ static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn
 static tfb_status tfb__attention_options(tfb_ctx *ctx, const char *fn, tfb__attn *a) {
     const tfb_attention_opts *o = &a->o;
     const tfb_idx heads = a->q.shape[1];
+    const int i32 = TFB__MASK(TFB_I32);
     tfb_tensor scores = tfb_view4(NULL, TFB_F32, a->q.shape[0], heads, a->T, a->S);
     tfb_tensor slopes = tfb_view2(NULL, TFB_F32, a->q.shape[0], heads);
     if (o->mask) {
@@ -6365,28 +6375,25 @@ static tfb_status tfb__attention_options(tfb_ctx *ctx, const char *fn, tfb__attn
             tfb__check_extent(ctx, fn, "alibi", o->alibi, o->alibi->ndim - 1, heads));
         TFB__TRY(tfb__broadcast(ctx, fn, "alibi", o->alibi, &slopes, &a->alibi));
     }
-    if (o->sinks) {
-        TFB__TRY(tfb__check(ctx, fn, "sinks", o->sinks, TFB__MASK(TFB_F32), 1, 1));
-        TFB__TRY(tfb__check_extent(ctx, fn, "sinks", o->sinks, 0, heads));
-        a->sinks = *o->sinks;
-    }
+    TFB__TRY(tfb__check_vector(ctx, fn, "sinks", o->sinks, TFB__MASK(TFB_F32), heads));
+    if (o->sinks) a->sinks = *o->sinks;
     if (o->cu_q || o->cu_k) {
         TFB__REQUIRE(o->cu_q && !o->kv_start && !o->kv_len && !o->pages &&
                          !o->key_pinned && !o->key_pos0 && !o->key_pos0s,
                      ctx, TFB_ERR_ARG, "%s: cu_%s", fn,
                      o->cu_q ? "q goes without lengths, places and pages of keys"
                              : "k needs cu_q");
-        TFB__TRY(tfb__check(ctx, fn, "cu_q", o->cu_q, TFB__MASK(TFB_I32), 1, 1));
+        TFB__TRY(tfb__check(ctx, fn, "cu_q", o->cu_q, i32, 1, 1));
         TFB__REQUIRE(o->cu_q->shape[0] >= 1 && a->q.shape[0] == 1, ctx, TFB_ERR_SHAPE,
                      "%s: cu_q has %d numbers for a batch of %d, needs n + 1 for 1", fn,
                      o->cu_q->shape[0], a->q.shape[0]);
-        TFB__TRY(tfb__check_i32(ctx, fn, "cu_k", o->cu_k, o->cu_q->shape[0]));
+        TFB__TRY(tfb__check_vector(ctx, fn, "cu_k", o->cu_k, i32, o->cu_q->shape[0]));
         a->seqs = o->cu_q->shape[0] - 1;
     }
-    TFB__TRY(tfb__check_i32(ctx, fn, "offsets", o->offsets, a->seqs));
-    TFB__TRY(tfb__check_i32(ctx, fn, "kv_start", o->kv_start, a->seqs));
-    TFB__TRY(tfb__check_i32(ctx, fn, "kv_len", o->kv_len, a->seqs));
-    return tfb__check_i32(ctx, fn, "key_pos0s", o->key_pos0s, a->seqs);
+    TFB__TRY(tfb__check_vector(ctx, fn, "offsets", o->offsets, i32, a->seqs));
+    TFB__TRY(tfb__check_vector(ctx, fn, "kv_start", o->kv_start, i32, a->seqs));
+    TFB__TRY(tfb__check_vector(ctx, fn, "kv_len", o->kv_len, i32, a->seqs));
+    return tfb__check_vector(ctx, fn, "key_pos0s", o->key_pos0s, i32, a->seqs);
 }
 
 /* Norm and rope of q and k. */
@@ -6401,17 +6408,10 @@ static tfb_status tfb__attention_qk(tfb_ctx *ctx, const char *fn, tfb__attn *a) 
     qk->norm_last = o->norm_last;
     qk->rotate = o->rope != NULL;
     qk->keys = !o->keys_ready;
-    qk->eps = o->norm == TFB_QK_NORM_L2 ? 1e-12f : 1e-5f;
-    if (o->eps_set || !(o->eps >= 0 && o->eps <= 0)) qk->eps = o->eps;
+    qk->eps = tfb__norm_eps(o->eps, o->eps_set, o->norm == TFB_QK_NORM_L2);
     TFB__REQUIRE(qk->eps >= 0, ctx, TFB_ERR_ARG, "%s: eps must be >= 0", fn);
-    if (o->q_weight) {
-        TFB__TRY(tfb__check(ctx, fn, "q_weight", o->q_weight, f32, 1, 1));
-        TFB__TRY(tfb__check_extent(ctx, fn, "q_weight", o->q_weight, 0, a->D));
-    }
-    if (o->k_weight) {
-        TFB__TRY(tfb__check(ctx, fn, "k_weight", o->k_weight, f32, 1, 1));
-        TFB__TRY(tfb__check_extent(ctx, fn, "k_weight", o->k_weight, 0, a->D));
-    }
+    TFB__TRY(tfb__check_vector(ctx, fn, "q_weight", o->q_weight, f32, a->D));
+    TFB__TRY(tfb__check_vector(ctx, fn, "k_weight", o->k_weight, f32, a->D));
     plan->isa = ctx->isa;
     if (!o->rope) return TFB_OK;
     TFB__TRY(tfb__rope_check(ctx, fn, o->rope, a->D, plan));
@@ -6479,9 +6479,7 @@ static tfb_status tfb__attention_sequences(tfb_ctx *ctx, const char *fn, tfb__at
         if (!o->pages) continue;
         for (j = u.lo; j < u.hi; j += a->page - (j + o->page_skip) % a->page) {
             const tfb_idx at = (j + o->page_skip) / a->page;
-            const tfb_idx page =
-                ((const int32_t *)
-                     o->pages->data)[s * o->pages->stride[0] + at * o->pages->stride[1]];
+            const tfb_idx page = tfb__attn_page(o->pages, s, at);
             TFB__REQUIRE(page >= 0 && page < a->k.shape[0], ctx, TFB_ERR_RANGE,
                          "%s: pages[%d][%d] is %d, there are %d", fn, s, at, page,
                          a->k.shape[0]);
@@ -6520,14 +6518,8 @@ static tfb_status tfb__attention_output(tfb_ctx *ctx, const char *fn, const char
 /* Weights of norms without gaps, frequencies of rope. */
 static void tfb__attention_vectors(tfb__attn *a, float *to) {
     const tfb_qk_opts *o = a->o.qk;
-    tfb_idx i;
-    for (i = 0; o->q_weight && i < a->D; i++)
-        to[i] = ((const float *)o->q_weight->data)[i * o->q_weight->stride[0]];
-    if (o->q_weight) a->qk.q_weight = to;
-    to += a->D;
-    for (i = 0; o->k_weight && i < a->D; i++)
-        to[i] = ((const float *)o->k_weight->data)[i * o->k_weight->stride[0]];
-    if (o->k_weight) a->qk.k_weight = to;
+    a->qk.q_weight = tfb__vector_copy(o->q_weight, a->D, to);
+    a->qk.k_weight = tfb__vector_copy(o->k_weight, a->D, to + a->D);
     if (o->rope) tfb__rope_fill(o->rope, &a->qk.rope);
 }
 
@@ -6758,9 +6750,7 @@ static void tfb__row_ref(const tfb__attn *a, const tfb_tensor *t, tfb_idx batch,
     tfb_idx d, row = i + a->o.page_skip;
     tfb__source from;
     if (a->o.pages && t != &a->q) {
-        batch =
-            ((const int32_t *)a->o.pages->data)[batch * a->o.pages->stride[0] +
-                                                row / a->page * a->o.pages->stride[1]];
+        batch = tfb__attn_page(a->o.pages, batch, row / a->page);
         i = row % a->page;
     }
     memset((void *)&from, 0, sizeof from);

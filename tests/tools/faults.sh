@@ -159,7 +159,7 @@ hash "a page begins with the row of a sequence" \
     's/row %= a->page;/row = run.row % a->page;/'
 hash "a page is read past its end" 's/run\.len = TFB__MIN(run\.len, a->page - row);//'
 hash "pages follow each other" \
-    's/batch \* p->stride\[0\] + row \/ a->page \* p->/row * p->/'
+    's/= tfb__attn_page(a->o\.pages, batch, row \/ a->page)/= row \/ a->page/'
 hash "queries stand where the first sequence begins" \
     's/u\.stand = offset - u\.q0/u.stand = offset/'
 hash "left padding moves tiles" 's/: o->key_pos0) - u\.lo;/: o->key_pos0);/'
@@ -242,7 +242,7 @@ hash "lse without the maximum" 's/FLT_INF : w->all\.m\[r\] + lane/FLT_INF : lane
 hash "weights of the first rows" \
     's/i = a->rows ? tfb__i32_at(a->rows, t) : w->seq\.q0 + t/i = w->seq.q0 + t/'
 hash "weights of hidden keys are left" \
-    '/TFB__FN(attn_weights)/,/^}/s/y\[j \* st\[3\]\] = 0\.0f/(void)y/'
+    '/TFB__FN(attn_weights)/,/^}/s/y\[j \* a->y\.stride\[3\]\] = 0\.0f/(void)y/'
 hash "weights without sinks" \
     '/TFB__FN(attn_weights)/,/^}/s/TFB__CALL(attn_sinks, a, w);//'
 scalar "a part without a key is merged" test_isa merge \
