@@ -1,4 +1,4 @@
-/* tfblocks.h 0.3.0 - transformer building blocks for any C program, in one file.
+/* tfblocks.h 0.4.0 - transformer building blocks for any C program, in one file.
  *
  * Tensors, matmul, fused linear layers, norms, rope, chunked attention and KV caches, on
  * the fastest instruction set the machine has, picked at run time. Nothing beyond libc is
@@ -81,7 +81,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TFB_VERSION       "0.3.0"
+#define TFB_VERSION       "0.4.0"
 #define TFB_MAX_DIMS      6
 #define TFB_MESSAGE_BYTES 192
 
@@ -561,64 +561,224 @@ TFB_API tfb_status tfb_merge_state(tfb_ctx *ctx, const tfb_tensor *y1,
     ((size_t)(workers) *                                                                 \
      (26624u + 784u * ((size_t)(D) + 1u) + 768u * ((size_t)(Dv) + 15u)))
 
-/* A cache of key [B, G, D] and value [B, G, Dv] rows per layer, one length per layer. */
+/* What one layer of a cache holds: key rows [B, G, D] and value rows [B, G, Dv]. */
 typedef struct tfb_kv_shape {
-    int layers;
     tfb_idx batch, kv_heads, head_dim;
     tfb_idx v_dim;      /* 0 means head_dim */
-    tfb_idx max_tokens; /* static caches only */
+    tfb_idx max_tokens; /* static caches without a window */
+    tfb_idx window;     /* a ring keeps the last `window` rows; 0: all are kept */
+    tfb_idx pinned;     /* of a ring: as many first rows stay besides */
+    tfb_idx chunk;      /* of a ring: rows that may be appended, then attended with, at
+                           a time; 0 means 64 */
 } tfb_kv_shape;
 
+typedef struct tfb_kv_opts {
+    int layers;
+    tfb_kv_shape shape;         /* of every layer. Dynamic caches read the fields of */
+    const tfb_kv_shape *shapes; /* a ring only. Or of each layer: [layers] */
+    tfb_dtype dtype;            /* rows are stored as F32, F16 or BF16 */
+    int ragged;                 /* each sample has a length of its own */
+    int once;                   /* a layer is filled once: keys of an encoder */
+} tfb_kv_opts;
+
+/* Private; here because static caches consist of them. Rows are known by number, their
+ * position since the first. A page has the keys of `page` rows, in panels of 16 as packed
+ * weights have them, then the values, row by row. */
+typedef struct tfb_kv_row {
+    tfb_idx first, end; /* numbers that are kept, but for a ring's window */
+    tfb_idx lost;       /* smaller ones have been overwritten, but for pinned ones */
+    tfb_idx mark_first, mark_end;
+    char **pages;
+} tfb_kv_row;
+
 typedef struct tfb_kv_layer {
-    float *key, *value; /* [B][G][capacity][D] and [B][G][capacity][Dv] */
-    tfb_idx batch, kv_heads, head_dim, v_dim, length, capacity;
+    tfb_kv_shape shape; /* kv_heads is 0 while not known; batch counts samples in use */
+    tfb_kv_row *row;
+    tfb_idx rows, page, pages, page_bytes; /* samples and pages there is a place for */
+    char *spare;                           /* pages in no place: a list */
+    tfb_idx added;                         /* of them during a call that may yet fail */
+    int touched, mark_touched;
 } tfb_kv_layer;
 
 typedef struct tfb_kv {
     tfb_kv_layer *layer;
-    int layers, is_static;
+    int layers, is_static, ragged, once, marked;
+    tfb_dtype dtype;
     tfb_alloc_fn alloc;
-    void *alloc_user;
+    void *alloc_user, *mem;
+    size_t mem_bytes;
 } tfb_kv;
 
-/* tfb_kv_bytes: exactly what tfb_kv_init_static needs; 0 if the shape is not legal.
- *   TFB_KV_BYTES is the same as a constant expression for static arrays.
- * tfb_kv_init_static: a cache of max_tokens rows in the caller's memory; never allocates.
+/* tfb_kv_bytes: exactly what tfb_kv_init_static needs; 0 if opts are not legal.
+ *   TFB_KV_BYTES and TFB_KV_RING_BYTES are the same as constant expressions for static
+ *   arrays, a multiple of 64; size is that of the dtype: 4 or 2.
+ * tfb_kv_init_static: a cache in the caller's memory; it never allocates.
  *   mem      aligned to 8 (64 is fastest), must outlive the cache
- * tfb_kv_init: a cache without a maximum; the first append to a layer fixes its shapes,
- *   memory comes from the context's alloc and grows geometrically.
+ *   batch is the most samples it can have, max_tokens the most rows each can have
+ * tfb_kv_init: a cache without a maximum; the first rows of a layer fix its shapes.
+ *   Memory comes from the context's alloc, 64 rows of a sample at a time.
  * tfb_kv_free: gives memory back (nothing to do for a static one) and clears kv.
- * tfb_kv_reset: every length 0; shapes and memory stay.
- *   errors   ARG, RANGE, MEMORY; kv untouched on error */
-#define TFB_KV_BYTES(layers, batch, kv_heads, head_dim, v_dim, max_tokens)               \
-    ((size_t)(layers) * sizeof(tfb_kv_layer) +                                           \
-     4u * (size_t)(layers) * (size_t)(batch) * (size_t)(kv_heads) *                      \
-         (size_t)(max_tokens) *                                                          \
-         ((size_t)(head_dim) + (size_t)((v_dim) ? (v_dim) : (head_dim))))
-TFB_API size_t tfb_kv_bytes(const tfb_kv_shape *shape);
-TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_shape *shape,
+ * tfb_kv_reset: every length, position and mark 0; shapes, batch and memory stay.
+ *   errors   ARG, DTYPE, RANGE, MEMORY; kv untouched on error */
+#define TFB_KV_BYTES(layers, batch, kv_heads, head_dim, v_dim, max_tokens, size)         \
+    TFB__KV_BYTES(layers, batch, kv_heads, TFB__KV_DIMS(head_dim, v_dim),                \
+                  TFB__ROUND(max_tokens, 16), 1, size)
+#define TFB_KV_RING_BYTES(layers, batch, kv_heads, head_dim, v_dim, window, pinned,      \
+                          chunk, size)                                                   \
+    TFB__KV_BYTES(layers, batch, kv_heads, TFB__KV_DIMS(head_dim, v_dim), 64,            \
+                  TFB__KV_RING(window, pinned, chunk), size)
+#define TFB__ROUND(n, to)   (((size_t)(n) + (to)-1) / (to) * (to))
+#define TFB__KV_DIMS(D, Dv) ((size_t)(D) + (size_t)((Dv) ? (Dv) : (D)))
+#define TFB__KV_RING(window, pinned, chunk)                                              \
+    (((size_t)(window) + 63) / 64 + ((size_t)(pinned) + 63) / 64 +                       \
+     ((chunk) > 64 ? ((size_t)(chunk) + 63) / 64 : 1))
+#define TFB__KV_BYTES(layers, batch, G, dims, page, pages, size)                         \
+    (TFB__ROUND((size_t)(layers) * sizeof(tfb_kv_layer) +                                \
+                    (size_t)(layers) * (size_t)(batch) *                                 \
+                        (sizeof(tfb_kv_row) + (pages) * sizeof(char *)),                 \
+                64) +                                                                    \
+     (size_t)(layers) * (size_t)(batch) *                                                \
+         (pages)*TFB__ROUND((size_t)(G) * (page) * (dims) * (size), 64))
+TFB_API size_t tfb_kv_bytes(const tfb_kv_opts *opts);
+TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts,
                                       void *mem, size_t mem_bytes);
-TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, int layers);
+TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts);
 TFB_API void tfb_kv_free(tfb_kv *kv);
 TFB_API void tfb_kv_reset(tfb_kv *kv);
 
 /* tfb_kv_append: copies T rows behind those a layer holds.
- *   key [B, G, T, D]  value [B, G, T, Dv]   F32, any strides; T = 0 changes nothing
- *   errors   ARG, SHAPE, DTYPE, RANGE, FULL, MEMORY, ALIAS; the cache is as it was
- *   cost     amortised O(T); a dynamic cache at least doubles when it grows
- * tfb_kv_get: views [B, G, length, D] and [B, G, length, Dv] of the cache itself, which
- *   attention reads in place. A layer never appended to gives tensors with data NULL,
- *   ndim 0 (a static one while measuring: of length 0, so that a decode loop can be
- *   measured before it runs). They hold until the next append (static: as long as the
- *   memory does).
- * tfb_kv_length: rows a layer holds; 0 for any layer that does not exist.
- * tfb_kv_capacity: rows it can hold without allocating. */
+ * tfb_kv_update: puts them at positions, takes counts[b] of them for sample b, or both.
+ *   key [B, G, T, D]  value [B, G, T, Dv]   F32, F16 or BF16, any strides; nothing of
+ *   them is kept; T = 0 changes nothing. New length: the largest position + 1 if that is
+ *   more; rows uncovered by it are zeros; of equal positions in a call the last counts
+ *   errors   ARG, SHAPE, DTYPE, RANGE (a position is negative, too large, of a row that
+ *            a ring dropped, or before a mark), FULL, MEMORY, ALIAS; nothing changed
+ *   cost     O(T) */
+typedef struct tfb_kv_update_opts {
+    const tfb_tensor *positions; /* I32 [] with T = 1, [T] or [B, T]: rows of what
+                                    tfb_kv_get shows; of a ring: since its first row */
+    const tfb_tensor *counts;    /* I32 [B], ragged: only the first counts[b] of T rows */
+} tfb_kv_update_opts;
 TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
                                  const tfb_tensor *key, const tfb_tensor *value);
+TFB_API tfb_status tfb_kv_update(tfb_ctx *ctx, tfb_kv *kv, int layer,
+                                 const tfb_tensor *key, const tfb_tensor *value,
+                                 const tfb_kv_update_opts *opts);
+
+/* tfb_kv_attention: tfb_attention over a layer where it lies, with the same bits as over
+ * tensors. All its options but those that say where keys are, which the cache knows
+ * (kv_start, kv_len, cu_q, cu_k, pages, page_skip, key_pos0, key_pos0s, key_pinned, and
+ * qk unless keys_ready).
+ *   q [B, H, T, D]  y [B, H, T, Dv]; the T queries are the last T rows of each sample
+ *   unless an offset says otherwise: query i then stands at position i + offset. Columns
+ *   of mask and bias are the rows of tfb_kv_get
+ *   rings    window is at most the ring's, which is also the default if causal, as are
+ *            its pinned rows; RANGE if a query's window reaches a row that is gone, with
+ *            mask or bias one that tfb_kv_get does not show
+ *   scratch, errors, cost  as tfb_attention; ARG if the layer has never been touched
+ *   (while measuring it counts as having one kv head, which bounds the scratch) */
+TFB_API tfb_status tfb_kv_attention(tfb_ctx *ctx, const tfb_kv *kv, int layer,
+                                    const tfb_tensor *q, const tfb_attention_opts *opts,
+                                    tfb_tensor *y);
+
+/* tfb_kv_get: copies a layer's rows, shorter samples followed by zeros.
+ *   key [B, G, length, D]  value [B, G, length, Dv]   F32, F16 or BF16, any strides, to
+ *   be provided; a tensor with data NULL is given shape and strides instead (the dtype of
+ *   the cache, ndim 0 if the layer has never been touched). Either may be NULL.
+ *   A ring gives its pinned rows, then the others
+ *   errors   ARG, SHAPE, DTYPE, ALIAS; nothing written on error
+ * tfb_kv_positions: the next T positions of each sample, those of tokens to be appended.
+ *   positions [B, T] I32, for tfb_rope; offsets of attention are a slice of it
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS
+ * tfb_kv_length: rows of the longest sample; 0 for any layer that does not exist.
+ * tfb_kv_length_of: rows of one sample.
+ * tfb_kv_base: the position of a sample's oldest row (of a ring: behind the pinned ones).
+ * tfb_kv_end: the position of the next row to be appended to a sample.
+ * tfb_kv_batch: samples; 0 for a layer never touched.
+ * tfb_kv_capacity: rows each sample can have: max_tokens of a static cache, of a ring its
+ *   window and pinned rows; else what there is memory for now. */
 TFB_API tfb_status tfb_kv_get(tfb_ctx *ctx, const tfb_kv *kv, int layer, tfb_tensor *key,
                               tfb_tensor *value);
+TFB_API tfb_status tfb_kv_positions(tfb_ctx *ctx, const tfb_kv *kv, int layer,
+                                    tfb_tensor *positions);
 TFB_API tfb_idx tfb_kv_length(const tfb_kv *kv, int layer);
+TFB_API tfb_idx tfb_kv_length_of(const tfb_kv *kv, int layer, tfb_idx b);
+TFB_API tfb_idx tfb_kv_base(const tfb_kv *kv, int layer, tfb_idx b);
+TFB_API tfb_idx tfb_kv_end(const tfb_kv *kv, int layer, tfb_idx b);
+TFB_API tfb_idx tfb_kv_batch(const tfb_kv *kv, int layer);
 TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
+
+/* The calls below change all layers that hold something, or none.
+ * tfb_kv_crop: keeps the first n rows of each sample; n < 0 drops the last -n.
+ * tfb_kv_keep_last: keeps the last n >= 0; positions stay, so base grows. Pinned rows
+ *   stay and are not counted.
+ *   each     I32 [B] instead of n, for ragged caches, or NULL; no-ops where nothing goes
+ *   errors   ARG, SHAPE, DTYPE, RANGE;   cost O(B)
+ * tfb_kv_select: sample i becomes what index[i] was (beams reordered, a batch grown or
+ *   shrunk); repeats are copied, all else only changes places.
+ *   index    I32 [n], n >= 1
+ * tfb_kv_repeat_interleave: a, b becomes a, a, b, b for repeats = 2.
+ *   scratch  under 64 bytes a sample and 256 a layer
+ * tfb_kv_fork: sample dst becomes a copy of src.
+ *   errors   ARG, SHAPE, DTYPE, RANGE (an index, no sample), FULL (a static cache has no
+ *            room for so many), SCRATCH, MEMORY;   cost: each row is moved at most once
+ * tfb_kv_shift: turns the keys of rows from <= row < to (of tfb_kv_get; as far as there
+ *   are any) of sample b (-1: of all) on by `delta` positions of the given rope. Rows
+ *   keep their number, and with it what is causal, in a window, in a tile, and what
+ *   tfb_kv_positions says; where rope has them is for the caller to count from here on.
+ *   A ring forgets rows beyond its window.
+ *   rope     as in tfb_rope, of one axis; positions, start and magnitude are not read
+ *   scratch  12 D bytes of the widest layer;   errors ARG, RANGE, SCRATCH, MEMORY */
+TFB_API tfb_status tfb_kv_crop(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
+                               const tfb_tensor *each);
+TFB_API tfb_status tfb_kv_keep_last(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
+                                    const tfb_tensor *each);
+TFB_API tfb_status tfb_kv_select(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *index);
+TFB_API tfb_status tfb_kv_repeat_interleave(tfb_ctx *ctx, tfb_kv *kv, tfb_idx repeats);
+TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx dst);
+TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx from,
+                                tfb_idx to, tfb_idx delta, const tfb_rope_opts *rope);
+
+/* tfb_kv_mark: remembers the present state; a later mark replaces it.
+ * tfb_kv_rollback: back to it, but for the first keep[b] rows appended since: the bits of
+ *   never having tried the others. The mark stays where it was. (What a ring held beyond
+ *   its window may be gone: queries from before the mark are then RANGE.)
+ *   keep     I32 [1] for all samples, of a ragged cache also [B]; NULL for none
+ *   errors   ARG without a mark, SHAPE, DTYPE, RANGE
+ * tfb_kv_commit: forgets the mark.
+ * Between mark and commit no row from before the mark changes: what would change one
+ * (updates at older positions, crop below, select, fork, shift, load) is ARG or RANGE,
+ * and a ring takes only as many rows as it has room for besides its window: FULL. */
+TFB_API tfb_status tfb_kv_mark(tfb_ctx *ctx, tfb_kv *kv);
+TFB_API tfb_status tfb_kv_rollback(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *keep);
+TFB_API void tfb_kv_commit(tfb_kv *kv);
+
+/* tfb_kv_save_bytes: what tfb_kv_save will write now; 0 if kv is not a cache.
+ * tfb_kv_save: the rows a cache holds and their positions, little-endian, with a version
+ *   and a checksum: the same bytes on every target, whatever the kind.
+ * tfb_kv_load: makes a cache of as many layers, of the same dtype, ragged, window and
+ *   pinned, hold what was saved; static ones also of the same dims and large enough.
+ *   mem      any address; more bytes than were saved do no harm
+ *   errors   ARG, RANGE (mem_bytes too small), FULL, MEMORY; FORMAT if the bytes are no
+ *            save, cut off or changed, SHAPE, DTYPE if they are of another cache; the
+ *            cache is as it was */
+TFB_API size_t tfb_kv_save_bytes(const tfb_kv *kv);
+TFB_API tfb_status tfb_kv_save(tfb_ctx *ctx, const tfb_kv *kv, void *mem,
+                               size_t mem_bytes);
+TFB_API tfb_status tfb_kv_load(tfb_ctx *ctx, tfb_kv *kv, const void *mem,
+                               size_t mem_bytes);
+
+/* The caches of an encoder-decoder: self grows token by token, cross (opts.once) is
+ * filled once. Made and used like any other; these change both or none. */
+typedef struct tfb_kv_pair {
+    tfb_kv self, cross;
+} tfb_kv_pair;
+TFB_API tfb_status tfb_kv_pair_select(tfb_ctx *ctx, tfb_kv_pair *pair,
+                                      const tfb_tensor *index);
+TFB_API tfb_status tfb_kv_pair_repeat_interleave(tfb_ctx *ctx, tfb_kv_pair *pair,
+                                                 tfb_idx repeats);
+TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair);
+TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair);
 
 #ifdef __cplusplus
 }
@@ -1617,9 +1777,10 @@ typedef struct tfb__source {
  * With a source, panels are filled TFB__STAGE steps at a time just before the first rows
  * need them, panel p from source.x + p * source_step; with reuse (rows <= TFB__SKINNY)
  * every stage goes to the place of the first. Memory that is needed soon is announced:
- * more of B, unless that has been fetched already, and as many bytes from `also` on. */
+ * more of B (`ahead` elements on, if that is given), unless it has been fetched already,
+ * and as many bytes from `also` on. */
 typedef struct tfb__mm {
-    tfb_idx rows, cols, k, lda, bps, bks, lds, ldr, ldy, source_step;
+    tfb_idx rows, cols, k, lda, bps, bks, lds, ldr, ldy, source_step, ahead;
     const float *a, *carry, *bias, *r;
     const char *also;
     float *b, *s, *y;
@@ -1708,7 +1869,10 @@ enum { TFB__ATTN_WHOLE, TFB__ATTN_SPLIT, TFB__ATTN_FOLD, TFB__ATTN_WEIGHTS };
 /* A call as resolved; of tensors that are absent data is NULL. */
 typedef struct tfb__attn {
     tfb_tensor q, k, v, y, lse, mask, bias, alibi, sinks;
-    const tfb_tensor *rows; /* of tfb_attention_weights; y is then the weights */
+    const tfb_kv *kv;          /* keys and values lie in this cache, */
+    const tfb_kv_layer *cache; /* in this layer; of k and v only shapes count */
+    int cache_kept;            /* rows are those tfb_kv_get shows, no older ones */
+    const tfb_tensor *rows;    /* of tfb_attention_weights; y is then the weights */
     tfb_attention_opts o;
     tfb__qk qk;
     tfb_idx seqs, T, S, D, Dv, G, group, page, longest;
@@ -1875,8 +2039,8 @@ static const float tfb__iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
 /* Do values lie like keys, without gaps? Few rows turn keys longer than these take to
  * read, so the values to come are fetched at the same time. */
 static int tfb__attn_alike(const tfb__attn *a) {
-    return a->v.dtype == a->k.dtype && a->Dv == a->D && a->v.stride[3] == 1 &&
-           a->v.stride[2] == a->D && a->k.stride[2] == a->D;
+    return !a->cache && a->v.dtype == a->k.dtype && a->Dv == a->D &&
+           a->v.stride[3] == 1 && a->v.stride[2] == a->D && a->k.stride[2] == a->D;
 }
 
 /* Section 15: what attention does that needs no vectors. */
@@ -1887,6 +2051,8 @@ static tfb__attn_item *tfb__attn_item_of(const tfb__attn *a, tfb_idx i);
 static tfb_idx tfb__attn_next(const tfb__attn_state *w, tfb_idx n);
 static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state *w,
                                       tfb_idx n, tfb_idx end);
+static tfb_idx tfb__attn_ahead(const tfb__attn *a, const tfb__attn_state *w,
+                               const tfb__attn_run *run, int values);
 static uint64_t tfb__attn_see(tfb__attn_state *w, tfb_idx n, tfb_idx end, int *mixed);
 static uint64_t tfb__attn_any(const tfb__attn_state *w, tfb_idx n, tfb_idx end,
                               int *mixed);
@@ -2929,6 +3095,7 @@ TFB__INLINE void TFB__FN(tile)(const tfb__mm *t, tfb_idx row, tfb_idx vec, const
     /* the largest tiles have no register left for it */
     const tfb_idx fetch = R * V > 16   ? TFB__FETCH
                           : t->fetched ? 0
+                          : t->ahead   ? t->ahead
                                        : TFB__FETCH / TFB__PANEL * (as_is ? hks : bks);
     const tfb_idx start = vec / per_panel * bps + vec % per_panel * TFB__VW;
     const uint16_t *h = as_is ? (const uint16_t *)t->source.x + start : NULL;
@@ -3383,6 +3550,54 @@ static void TFB__FN(attn_keys)(const tfb__attn *a, const tfb__attn_state *w,
     }
 }
 
+/* Scores of a run whose keys lie in panels already, from the first lane of its first
+ * panel to the last of its last: lanes that are no keys of the run are not seen. */
+static void TFB__FN(attn_scores_cached)(const tfb__attn *a, tfb__attn_state *w,
+                                        const tfb__attn_run *run, int mixed) {
+    const tfb_idx lane = run->n % TFB__PANEL, at = run->n % TFB__KT - lane, D = a->D;
+    const tfb_idx size = (tfb_idx)tfb_dtype_size(a->k.dtype);
+    const int in_place = a->k.dtype == TFB_F32;
+    tfb__attn_run whole = *run;
+    tfb_idx r, p, c0, c1;
+    tfb__mm mm;
+    whole.n -= lane;
+    whole.k -= lane * size;
+    whole.len = (run->len + lane + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    memset((void *)&mm, 0, sizeof mm);
+    mm.ahead = tfb__attn_ahead(a, w, run, 0);
+    mm.source.x = whole.k;
+    mm.source.lane_stride = 1;
+    mm.source.k_stride = TFB__PANEL;
+    mm.source.dtype = a->k.dtype;
+    mm.source.little = 1;
+    mm.source_step = D * TFB__PANEL;
+    mm.k = mm.lda = D;
+    mm.bks = TFB__PANEL;
+    mm.bps = D * TFB__PANEL;
+    mm.lds = mm.ldy = TFB__KT;
+    mm.alpha = a->scale;
+    mm.last = 1;
+    mm.staged = !in_place && !mixed;
+    mm.reuse = w->rows <= TFB__SKINNY;
+    for (p = 0; mixed && !in_place && p < whole.len; p += TFB__PANEL) {
+        tfb__source from = mm.source;
+        from.x = whole.k + p * D * size;
+        TFB__CALL(pack, &from, D, TFB__PANEL, TFB__PANEL, w->keys + p * D);
+    }
+    for (r = 0; r < w->rows; r += mm.rows) {
+        c0 = 0;
+        c1 = whole.len;
+        mm.rows = w->rows;
+        if (mixed) mm.rows = tfb__attn_strip(w, r, &whole, &c0, &c1);
+        c0 = c0 / TFB__PANEL * TFB__PANEL;
+        mm.cols = (c1 - c0 + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+        mm.a = w->q + r * D;
+        mm.b = in_place ? (float *)(void *)whole.k + c0 * D : w->keys + c0 * D;
+        mm.s = mm.y = w->s + r * TFB__KT + at + c0;
+        if (c0 < c1) TFB__CALL(mm, &mm);
+    }
+}
+
 /* Scores of a run: s[r][n mod 64] = scale q k. A mixed tile goes in strips of rows, each
  * with the columns that one of its rows sees. */
 static void TFB__FN(attn_scores)(const tfb__attn *a, tfb__attn_state *w,
@@ -3391,6 +3606,10 @@ static void TFB__FN(attn_scores)(const tfb__attn *a, tfb__attn_state *w,
     tfb_idx r, p, c0, c1;
     tfb__source from;
     tfb__mm mm;
+    if (a->cache) {
+        TFB__CALL(attn_scores_cached, a, w, run, mixed);
+        return;
+    }
     memset((void *)&mm, 0, sizeof mm);
     memset((void *)&from, 0, sizeof from);
     from.x = run->k;
@@ -3661,6 +3880,7 @@ static void TFB__FN(attn_values)(const tfb__attn *a, tfb__attn_state *w,
     mm.source.lane_stride = a->v.stride[3];
     mm.source.k_stride = a->v.stride[2];
     mm.source.dtype = a->v.dtype;
+    mm.source.little = a->cache != NULL;
     mm.source_step = TFB__PANEL * a->v.stride[3];
     mm.bks = TFB__PANEL;
     mm.bps = TFB__PANEL * TFB__KT;
@@ -3680,6 +3900,7 @@ static void TFB__FN(attn_values)(const tfb__attn *a, tfb__attn_state *w,
     mm.staged = 1;
     mm.reuse = few;
     mm.fetched = few && tfb__attn_alike(a);
+    if (a->cache) mm.ahead = tfb__attn_ahead(a, w, run, 1);
     if (in_place && a->v.dtype == TFB_F32) {
         mm.staged = 0;
         mm.b = (float *)(void *)run->v;
@@ -5926,6 +6147,12 @@ TFB__UNUSED static void tfb__rope_ref(tfb_idx D, const float *x, const tfb_idx *
 /* What a call asks for is checked and resolved here, and so is which row sees which key;
  * section 10 computes. */
 
+/* Section 16: where a cache's rows are. */
+static tfb_idx tfb__kv_from(const tfb_kv_shape *s, tfb_idx first, tfb_idx end);
+static tfb_idx tfb__kv_rows(const tfb_kv_shape *s, tfb_idx from, tfb_idx end);
+static tfb_idx tfb__kv_find(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
+                            tfb_idx head, tfb_idx n, char **key, char **value);
+
 /* --- Blocks of rows, runs of keys, who sees what. --- */
 static tfb_idx tfb__i32_at(const tfb_tensor *t, tfb_idx i) {
     return ((const int32_t *)t->data)[i * t->stride[0]];
@@ -5936,12 +6163,31 @@ static tfb_idx tfb__attn_page(const tfb_tensor *pages, tfb_idx s, tfb_idx i) {
     return ((const int32_t *)pages->data)[s * pages->stride[0] + i * pages->stride[1]];
 }
 
+/* Sample s of a cache as a sequence of the rows attention may read. */
+static tfb__attn_seq tfb__kv_sequence(const tfb__attn *a, tfb_idx s) {
+    const tfb_kv_shape *shape = &a->cache->shape;
+    const tfb_kv_row *r = a->cache->row + s;
+    tfb_idx from = TFB__MAX(TFB__MAX(r->first, r->lost), shape->pinned);
+    tfb__attn_seq u;
+    if (a->cache_kept) from = tfb__kv_from(shape, r->first, r->end);
+    u.batch = s;
+    u.q0 = u.lo = 0;
+    u.T = a->T;
+    u.hi = tfb__kv_rows(shape, from, r->end);
+    u.shift = from - shape->pinned;
+    u.stand = r->end - u.T;
+    if (a->offset_given) u.stand = a->o.offset;
+    if (a->o.offsets) u.stand = tfb__i32_at(a->o.offsets, s);
+    return u;
+}
+
 /* Sequence s as the options and what stands in their tensors describe it. */
 static tfb__attn_seq tfb__attn_sequence(const tfb__attn *a, tfb_idx s) {
     const tfb_attention_opts *o = &a->o;
     const tfb_tensor *cu_k = o->cu_k ? o->cu_k : o->cu_q;
     tfb__attn_seq u;
     tfb_idx offset;
+    if (a->cache) return tfb__kv_sequence(a, s);
     u.batch = o->cu_q ? 0 : s;
     u.q0 = o->cu_q ? tfb__i32_at(o->cu_q, s) : 0;
     u.T = o->cu_q ? tfb__i32_at(o->cu_q, s + 1) - u.q0 : a->T;
@@ -6095,6 +6341,13 @@ static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state 
     run.n = n;
     run.row = row = n < a->o.key_pinned ? n : n - w->seq.shift;
     run.len = end - n;
+    if (a->cache) {
+        const tfb_kv_row *sample = a->cache->row + batch;
+        const tfb_idx beside =
+            tfb__kv_find(a->kv, a->cache, sample, w->kv_head, n, &run.k, &run.v);
+        run.len = TFB__MIN(run.len, beside);
+        return run;
+    }
     if (a->o.pages) {
         row += a->o.page_skip;
         batch = tfb__attn_page(a->o.pages, batch, row / a->page);
@@ -6106,6 +6359,18 @@ static tfb__attn_run tfb__attn_run_of(const tfb__attn *a, const tfb__attn_state 
     run.v = (char *)a->v.data + (batch * vs[0] + w->kv_head * vs[1] + row * vs[2]) *
                                     (tfb_idx)tfb_dtype_size(a->v.dtype);
     return run;
+}
+
+/* From the keys or values of a cache to those of the next tile, in elements: to announce
+ * them. 0 if there are none, or rows are so many that reading does not matter. */
+static tfb_idx tfb__attn_ahead(const tfb__attn *a, const tfb__attn_state *w,
+                               const tfb__attn_run *run, int values) {
+    const tfb_idx size = (tfb_idx)tfb_dtype_size(a->k.dtype);
+    tfb__attn_run next;
+    if (w->rows > TFB__SKINNY || run->n + run->len >= w->last) return 0;
+    next = tfb__attn_run_of(a, w, run->n + run->len, w->last);
+    if (!next.len) return 0;
+    return ((values ? next.v : next.k) - (values ? run->v : run->k)) / size;
 }
 
 /* Bits lo .. hi - 1 of those of a tile. */
@@ -6490,13 +6755,15 @@ static tfb_status tfb__attention_sequences(tfb_ctx *ctx, const char *fn, tfb__at
     return TFB_OK;
 }
 
+static void tfb__attention_new(tfb__attn *a, const tfb_attention_opts *opts) {
+    memset((void *)a, 0, sizeof *a);
+    if (opts) a->o = *opts;
+}
+
 /* All checks but those of outputs; the plan of a call. */
 static tfb_status tfb__attention_resolve(tfb_ctx *ctx, const char *fn,
                                          const tfb_tensor *q, const tfb_tensor *k,
-                                         const tfb_tensor *v,
-                                         const tfb_attention_opts *opts, tfb__attn *a) {
-    memset((void *)a, 0, sizeof *a);
-    if (opts) a->o = *opts;
+                                         const tfb_tensor *v, tfb__attn *a) {
     TFB__TRY(tfb__attention_inputs(ctx, fn, q, k, v, a));
     TFB__TRY(tfb__attention_numbers(ctx, fn, a));
     TFB__TRY(tfb__attention_options(ctx, fn, a));
@@ -6594,29 +6861,37 @@ static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
     return tfb__scratch_end(ctx, mark, status);
 }
 
+/* Checks y and lse and runs. */
+static tfb_status tfb__attention_finish(tfb_ctx *ctx, const char *fn, const tfb_tensor *q,
+                                        const tfb_tensor *k, const tfb_tensor *v,
+                                        const tfb_tensor *y, tfb__attn *a) {
+    const tfb_tensor *lse = a->o.lse;
+    TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
+    TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, a->Dv));
+    TFB__TRY(tfb__attention_output(ctx, fn, "y", y, q, k, v, &a->o));
+    a->y = tfb__attention_tensor(y);
+    if (lse) {
+        TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), 3, 3));
+        TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, q, 3));
+        TFB__TRY(tfb__attention_output(ctx, fn, "lse", lse, q, k, v, &a->o));
+        TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
+        a->lse = tfb__attention_tensor(lse);
+    }
+    a->phase = TFB__ATTN_WHOLE;
+    return tfb__attention_run(ctx, fn, a, tfb_numel(y) || (lse && tfb_numel(lse)));
+}
+
 TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_tensor *k,
                                  const tfb_tensor *v, const tfb_attention_opts *opts,
                                  tfb_tensor *y) {
     const char *fn = "tfb_attention";
-    const tfb_tensor *lse = opts ? opts->lse : NULL;
     tfb__attn a;
     TFB__ENTER(ctx);
     TFB__REQUIRE(v, ctx, TFB_ERR_ARG, "%s: v is NULL", fn);
-    TFB__TRY(tfb__attention_resolve(ctx, fn, q, k, v, opts, &a));
-    TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
-    TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
-    TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, v->shape[3]));
-    TFB__TRY(tfb__attention_output(ctx, fn, "y", y, q, k, v, &a.o));
-    a.y = tfb__attention_tensor(y);
-    if (lse) {
-        TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), 3, 3));
-        TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, q, 3));
-        TFB__TRY(tfb__attention_output(ctx, fn, "lse", lse, q, k, v, &a.o));
-        TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
-        a.lse = tfb__attention_tensor(lse);
-    }
-    a.phase = TFB__ATTN_WHOLE;
-    return tfb__attention_run(ctx, fn, &a, tfb_numel(y) || (lse && tfb_numel(lse)));
+    tfb__attention_new(&a, opts);
+    TFB__TRY(tfb__attention_resolve(ctx, fn, q, k, v, &a));
+    return tfb__attention_finish(ctx, fn, q, k, v, y, &a);
 }
 
 TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
@@ -6627,7 +6902,8 @@ TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
     tfb__attn a;
     tfb_idx i;
     TFB__ENTER(ctx);
-    TFB__TRY(tfb__attention_resolve(ctx, fn, q, k, NULL, opts, &a));
+    tfb__attention_new(&a, opts);
+    TFB__TRY(tfb__attention_resolve(ctx, fn, q, k, NULL, &a));
     TFB__REQUIRE(!a.o.lse, ctx, TFB_ERR_ARG, "%s: gives no lse", fn);
     if (rows) {
         TFB__TRY(tfb__check(ctx, fn, "rows", rows, TFB__MASK(TFB_I32), 1, 1));
@@ -6756,6 +7032,17 @@ static void tfb__row_ref(const tfb__attn *a, const tfb_tensor *t, tfb_idx batch,
     memset((void *)&from, 0, sizeof from);
     from.x = t->data;
     from.dtype = t->dtype;
+    if (a->cache && t != &a->q) { /* elements of a key are a panel's lanes apart */
+        const int is_key = t == &a->k;
+        char *key, *value;
+        if (i >= a->o.key_pinned) i += tfb__attn_sequence(a, batch).shift;
+        tfb__kv_find(a->kv, a->cache, a->cache->row + batch, h, i, &key, &value);
+        from.x = is_key ? key : value;
+        from.little = 1;
+        for (d = 0; d < t->shape[3]; d++)
+            x[d] = tfb__source_at(&from, is_key ? d * TFB__PANEL : d);
+        return;
+    }
     for (d = 0; d < t->shape[3]; d++)
         x[d] = tfb__source_at(&from, batch * t->stride[0] + h * t->stride[1] +
                                          i * t->stride[2] + d * t->stride[3]);
@@ -6888,251 +7175,1855 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
 }
 
 /* ===== [16] KV CACHES =============================================================== */
+/* Rows are known by number: their position since the first row ever, which tiles, windows
+ * and rope count from too. Number n lies on page n / page, and pages are found by that
+ * modulo the pages a sample has, so that nothing moves when old rows go; pages of pinned
+ * rows have places of their own before the others. A call that may fail works on a copy
+ * of the layer; what it allocates hangs there until all is certain. */
 
-/* The bytes of a layer's key and value of a given capacity; (size_t)-1 on overflow. */
-static size_t tfb__kv_layer_bytes(const tfb_kv_layer *layer, tfb_idx capacity) {
-    size_t rows = tfb__size_mul((size_t)layer->batch, (size_t)layer->kv_heads);
-    rows = tfb__size_mul(rows, (size_t)capacity);
-    return tfb__size_mul(
-        tfb__size_mul(rows, tfb__size_add((size_t)layer->head_dim, (size_t)layer->v_dim)),
-        4);
-}
+/* --- Sizes and places. --- */
+#define TFB__KV_PAGE                                                                     \
+    64 /* rows of a page, a tile of attention; but a static cache without
+                           a window has all rows on one */
 
 static tfb_idx tfb__kv_v_dim(const tfb_kv_shape *s) {
     return s->v_dim ? s->v_dim : s->head_dim;
 }
 
-TFB_API size_t tfb_kv_bytes(const tfb_kv_shape *shape) {
-    tfb_kv_layer layer;
-    size_t bytes;
-    if (!shape || shape->layers < 1 || shape->batch < 1 || shape->kv_heads < 1 ||
-        shape->head_dim < 1 || shape->v_dim < 0 || shape->max_tokens < 1)
-        return 0;
-    memset((void *)&layer, 0, sizeof layer);
-    layer.batch = shape->batch;
-    layer.kv_heads = shape->kv_heads;
-    layer.head_dim = shape->head_dim;
-    layer.v_dim = tfb__kv_v_dim(shape);
-    bytes = tfb__size_add(tfb__kv_layer_bytes(&layer, shape->max_tokens), sizeof layer);
-    bytes = tfb__size_mul(bytes, (size_t)shape->layers);
-    return bytes < (size_t)-1 / 2 ? bytes : 0;
+static tfb_idx tfb__kv_pins(const tfb_kv_layer *l) {
+    return (l->shape.pinned + l->page - 1) / l->page;
 }
 
-TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_shape *shape,
-                                      void *mem, size_t mem_bytes) {
-    const char *fn = "tfb_kv_init_static";
-    const size_t need = tfb_kv_bytes(shape);
-    int i;
-    TFB__ENTER(ctx);
-    TFB__REQUIRE(kv && shape && mem, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
-                 !kv      ? "kv"
-                 : !shape ? "shape"
-                          : "mem");
-    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "%s: an extent is not positive or overflows",
+/* Pages of a sample at most, pinned ones included; 0: any number. */
+static tfb_idx tfb__kv_pages_most(const tfb_kv *kv, const tfb_kv_layer *l) {
+    const tfb_kv_shape *s = &l->shape;
+    if (s->window) return (tfb_idx)TFB__KV_RING(s->window, s->pinned, s->chunk);
+    return kv->is_static ? 1 : 0;
+}
+
+/* Rows behind the pinned pages at most. */
+static tfb_idx tfb__kv_room(const tfb_kv *kv, const tfb_kv_layer *l) {
+    const tfb_idx most = tfb__kv_pages_most(kv, l);
+    return most ? (most - tfb__kv_pins(l)) * l->page : PTRDIFF_MAX / 4;
+}
+
+static size_t tfb__kv_page_bytes(const tfb_kv_shape *s, tfb_idx page, tfb_dtype dtype) {
+    size_t n = tfb__size_mul((size_t)s->kv_heads, (size_t)page);
+    n = tfb__size_mul(n, tfb__size_add((size_t)s->head_dim, (size_t)tfb__kv_v_dim(s)));
+    return tfb__round64(tfb__size_mul(n, tfb_dtype_size(dtype)));
+}
+
+/* The first number kept behind the pinned ones; those from `end` on are not there. */
+static tfb_idx tfb__kv_from(const tfb_kv_shape *s, tfb_idx first, tfb_idx end) {
+    const tfb_idx from = TFB__MAX(first, s->pinned);
+    return s->window ? TFB__MAX(from, end - s->window) : from;
+}
+
+/* How many rows a sample has: pinned ones and from the first kept one on. */
+static tfb_idx tfb__kv_rows(const tfb_kv_shape *s, tfb_idx from, tfb_idx end) {
+    return TFB__MIN(s->pinned, end) + TFB__MAX(0, end - from);
+}
+
+static tfb_idx tfb__kv_len(const tfb_kv_layer *l, const tfb_kv_row *r) {
+    return tfb__kv_rows(&l->shape, tfb__kv_from(&l->shape, r->first, r->end), r->end);
+}
+
+/* The number of row i of a sample as tfb_kv_get shows it. */
+static tfb_idx tfb__kv_number(const tfb_kv_layer *l, const tfb_kv_row *r, tfb_idx i) {
+    const tfb_idx pinned = l->shape.pinned;
+    return i < pinned ? i : tfb__kv_from(&l->shape, r->first, r->end) + i - pinned;
+}
+
+/* Which of a sample's pages has page number q. */
+static tfb_idx tfb__kv_slot(const tfb_kv_layer *l, tfb_idx q) {
+    const tfb_idx pins = tfb__kv_pins(l);
+    return q < pins ? q : pins + (q - pins) % (l->pages - pins);
+}
+
+/* Where the key and the value of a number are; a key's elements are TFB__PANEL apart.
+ * Returns how many rows from there on lie side by side, but for the ends of panels. */
+static tfb_idx tfb__kv_find(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
+                            tfb_idx head, tfb_idx n, char **key, char **value) {
+    const tfb_kv_shape *s = &l->shape;
+    const tfb_idx size = (tfb_idx)tfb_dtype_size(kv->dtype);
+    const tfb_idx in_page = n % l->page, at = in_page % TFB__KT, tile = in_page - at;
+    const tfb_idx rows = TFB__MIN(TFB__KT, l->page - tile), D = s->head_dim;
+    char *from = r->pages[tfb__kv_slot(l, n / l->page)];
+    from += (head * l->page + tile) * (D + tfb__kv_v_dim(s)) * size;
+    *key = from + (at / TFB__PANEL * TFB__PANEL * D + at % TFB__PANEL) * size;
+    *value = from + (rows * D + at * tfb__kv_v_dim(s)) * size;
+    return rows - at;
+}
+
+/* --- Pages: taken from the spare list, which only allocation makes longer. --- */
+static void tfb__kv_push(tfb_kv_layer *l, char *page) {
+    memcpy((void *)page, (const void *)&l->spare, sizeof l->spare);
+    l->spare = page;
+}
+
+static char *tfb__kv_below(const char *page) {
+    char *next;
+    memcpy((void *)&next, (const void *)page, sizeof next);
+    return next;
+}
+
+static char *tfb__kv_pop(tfb_kv_layer *l) {
+    char *page = l->spare;
+    l->spare = tfb__kv_below(page);
+    return page;
+}
+
+static void tfb__kv_push_all(tfb_kv_layer *l, tfb_kv_row *r) {
+    tfb_idx i;
+    for (i = 0; i < l->pages; i++) {
+        if (r->pages[i]) tfb__kv_push(l, r->pages[i]);
+        r->pages[i] = NULL;
+    }
+}
+
+/* Pages begin where cache lines do; before them stands what is to be given back. */
+static char *tfb__kv_page_new(const tfb_kv *kv, tfb_idx bytes) {
+    char *raw = (char *)kv->alloc(kv->alloc_user, NULL, (size_t)bytes + 64), *page;
+    if (!raw) return NULL;
+    page = raw + 64 - (uintptr_t)raw % 64;
+    memcpy(page - sizeof raw, &raw, sizeof raw);
+    memset(page, 0, (size_t)bytes);
+    return page;
+}
+
+static void tfb__kv_page_free(const tfb_kv *kv, char *page) {
+    char *raw;
+    memcpy(&raw, page - sizeof raw, sizeof raw);
+    kv->alloc(kv->alloc_user, raw, 0);
+}
+
+/* Gives back what the copy of a layer has allocated. */
+static void tfb__kv_abandon(const tfb_kv *kv, const tfb_kv_layer *was,
+                            tfb_kv_layer *next) {
+    for (; next->added; next->added--) tfb__kv_page_free(kv, tfb__kv_pop(next));
+    if (next->row != was->row) kv->alloc(kv->alloc_user, next->row, 0);
+    next->row = was->row;
+}
+
+/* Makes the spare list at least `need` pages long. A static cache has enough always. */
+static tfb_status tfb__kv_reserve(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                  tfb_kv_layer *l, tfb_idx need) {
+    char *page = l->spare;
+    size_t bytes;
+    for (; page && need > 0; need--) page = tfb__kv_below(page);
+    bytes = tfb__size_mul((size_t)TFB__MAX(0, need), (size_t)l->page_bytes);
+    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
                  fn);
-    TFB__REQUIRE((uintptr_t)mem % 8 == 0, ctx, TFB_ERR_ARG, "%s: mem is not aligned to 8",
-                 fn);
-    TFB__REQUIRE(mem_bytes >= need, ctx, TFB_ERR_RANGE, "%s: mem_bytes is %d, needs %d",
-                 fn, (tfb_idx)mem_bytes, (tfb_idx)need);
-    memset((void *)kv, 0, sizeof *kv);
-    memset(mem, 0, need);
-    kv->layer = (tfb_kv_layer *)mem;
-    kv->layers = shape->layers;
-    kv->is_static = 1;
-    for (i = 0; i < kv->layers; i++) { /* key stays NULL until the first append */
-        tfb_kv_layer *layer = kv->layer + i;
-        layer->batch = shape->batch;
-        layer->kv_heads = shape->kv_heads;
-        layer->head_dim = shape->head_dim;
-        layer->v_dim = tfb__kv_v_dim(shape);
-        layer->capacity = shape->max_tokens;
+    if (need > 1024) { /* what is not to be had at all should not be tried in pieces */
+        page = (char *)kv->alloc(kv->alloc_user, NULL, bytes);
+        TFB__REQUIRE(page, ctx, TFB_ERR_MEMORY, "%s: %d bytes are not to be had", fn,
+                     (tfb_idx)bytes);
+        kv->alloc(kv->alloc_user, page, 0);
+    }
+    for (; need > 0; need--) {
+        page = tfb__kv_page_new(kv, l->page_bytes);
+        TFB__REQUIRE(page, ctx, TFB_ERR_MEMORY, "%s: %d bytes are not to be had", fn,
+                     l->page_bytes + 64);
+        tfb__kv_push(l, page);
+        l->added++;
     }
     return TFB_OK;
 }
 
-TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, int layers) {
+/* The oldest number whose page must stay where it can be found. */
+static tfb_idx tfb__kv_oldest(const tfb_kv *kv, const tfb_kv_layer *l,
+                              const tfb_kv_row *r) {
+    if (l->shape.window) return r->lost;
+    return kv->marked ? TFB__MIN(r->first, r->mark_first) : r->first;
+}
+
+/* How many pages a sample needs a place for if it is to hold up to `end`. */
+static tfb_idx tfb__kv_pages_for(const tfb_kv *kv, const tfb_kv_layer *l, tfb_idx oldest,
+                                 tfb_idx end) {
+    const tfb_idx pins = tfb__kv_pins(l), most = tfb__kv_pages_most(kv, l);
+    const tfb_idx q = TFB__MAX(oldest / l->page, pins);
+    const tfb_idx need = pins + TFB__MAX(1, (end + l->page - 1) / l->page - q);
+    return most ? TFB__MIN(need, most) : need;
+}
+
+/* Gives every sample's pages their places in a wider table of pages. */
+static void tfb__kv_rehouse(const tfb_kv *kv, const tfb_kv_layer *was,
+                            tfb_kv_layer *next) {
+    const tfb_idx pins = tfb__kv_pins(was);
+    tfb_idx i, q, slot;
+    for (i = 0; i < was->rows; i++) {
+        tfb_kv_row *r = next->row + i, old = was->row[i];
+        char **to = r->pages;
+        *r = old;
+        r->pages = to;
+        for (q = tfb__kv_oldest(kv, was, &old) / was->page; q * was->page < old.end;
+             q++) {
+            if (q < pins) continue;
+            slot = tfb__kv_slot(was, q);
+            to[tfb__kv_slot(next, q)] = old.pages[slot];
+        }
+        for (slot = 0; slot < pins && slot < was->pages; slot++)
+            to[slot] = old.pages[slot];
+        for (slot = pins; slot < was->pages; slot++) { /* pages without kept rows */
+            for (q = pins; q < next->pages && to[q] != old.pages[slot]; q++) {}
+            if (q == next->pages && old.pages[slot]) tfb__kv_push(next, old.pages[slot]);
+        }
+    }
+}
+
+/* Memory for so many samples and places for so many pages of each. */
+static tfb_status tfb__kv_widen(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                const tfb_kv_layer *was, tfb_kv_layer *next, tfb_idx rows,
+                                tfb_idx pages) {
+    const tfb_idx most = tfb__kv_pages_most(kv, was);
+    size_t bytes;
+    tfb_idx i;
+    if (rows <= was->rows && pages <= was->pages) return TFB_OK;
+    if (pages > was->pages) pages = TFB__MAX(pages, 2 * was->pages);
+    pages = TFB__MAX(pages, was->pages);
+    next->pages = most ? TFB__MIN(pages, most) : pages;
+    next->rows = TFB__MAX(rows, was->rows);
+    bytes = tfb__size_mul((size_t)next->pages, sizeof(char *));
+    bytes = tfb__size_mul((size_t)next->rows, tfb__size_add(bytes, sizeof *next->row));
+    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
+                 fn);
+    next->row = (tfb_kv_row *)kv->alloc(kv->alloc_user, NULL, bytes);
+    if (!next->row) next->row = was->row; /* nothing to give back */
+    TFB__REQUIRE(next->row != was->row, ctx, TFB_ERR_MEMORY,
+                 "%s: %d bytes are not to be had", fn, (tfb_idx)bytes);
+    memset((void *)next->row, 0, bytes);
+    for (i = 0; i < next->rows; i++)
+        next->row[i].pages = (char **)(void *)(next->row + next->rows) + i * next->pages;
+    return TFB_OK;
+}
+
+/* The copy becomes the layer. */
+static void tfb__kv_settle(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_layer *next) {
+    if (l->row != next->row) tfb__kv_rehouse(kv, l, next);
+    if (l->row && l->row != next->row) kv->alloc(kv->alloc_user, l->row, 0);
+    next->added = 0;
+    *l = *next;
+}
+
+/* Pages of a sample that hold something, and (if to) copies of them in its places. */
+static tfb_idx tfb__kv_copy_pages(tfb_kv_layer *l, const tfb_kv_row *r, tfb_kv_row *to) {
+    const tfb_idx pins = tfb__kv_pins(l), begin = TFB__MAX(r->first, r->lost);
+    const tfb_idx last = (r->end + l->page - 1) / l->page;
+    tfb_idx q = begin < r->end ? TFB__MAX(begin / l->page, pins) : last, n = 0, i;
+    q = TFB__MAX(q, last - (l->pages - pins)); /* two numbers may share a place */
+    for (i = 0; i < TFB__MIN(pins, last) + TFB__MAX(0, last - q); i++) {
+        const tfb_idx slot = tfb__kv_slot(l, i < pins ? i : q + i - pins);
+        n++;
+        if (!to) continue;
+        if (!to->pages[slot]) to->pages[slot] = tfb__kv_pop(l);
+        memcpy(to->pages[slot], r->pages[slot], (size_t)l->page_bytes);
+    }
+    return n;
+}
+
+/* --- Making caches. --- */
+static tfb_kv_shape tfb__kv_shape_of(const tfb_kv_opts *o, int layer) {
+    return o->shapes ? o->shapes[layer] : o->shape;
+}
+
+/* NULL, or what is wrong with a layer's shape. */
+static const char *tfb__kv_bad_shape(const tfb_kv_shape *s, int is_static) {
+    const tfb_idx far = PTRDIFF_MAX / 8;
+    if (s->window < 0 || s->window > far) return "window";
+    if (s->pinned < 0 || s->pinned > far || (s->pinned && !s->window)) return "pinned";
+    if (s->chunk < 0 || s->chunk > far || (s->chunk && !s->window)) return "chunk";
+    if (!is_static) return NULL;
+    if (s->batch < 1) return "batch";
+    if (s->kv_heads < 1) return "kv_heads";
+    if (s->head_dim < 1) return "head_dim";
+    if (s->v_dim < 0) return "v_dim";
+    return s->window || (s->max_tokens > 0 && s->max_tokens < far) ? NULL : "max_tokens";
+}
+
+/* Everything of opts but sizes in bytes. */
+static tfb_status tfb__kv_check_opts(tfb_ctx *ctx, const char *fn, const tfb_kv_opts *o,
+                                     int is_static) {
+    int i;
+    TFB__REQUIRE(o, ctx, TFB_ERR_ARG, "%s: opts is NULL", fn);
+    TFB__REQUIRE(o->layers > 0, ctx, TFB_ERR_RANGE, "%s: layers is %d", fn,
+                 (tfb_idx)o->layers);
+    TFB__REQUIRE(o->dtype == TFB_F32 || o->dtype == TFB_F16 || o->dtype == TFB_BF16, ctx,
+                 TFB_ERR_DTYPE, "%s: dtype is %d, must be F32, F16 or BF16", fn,
+                 (tfb_idx)(int)o->dtype);
+    for (i = 0; i < o->layers; i++) {
+        const tfb_kv_shape s = tfb__kv_shape_of(o, i);
+        const char *bad = tfb__kv_bad_shape(&s, is_static);
+        TFB__REQUIRE(!bad, ctx, TFB_ERR_RANGE, "%s: %s of layer %d is out of range", fn,
+                     bad, (tfb_idx)i);
+        if (!o->shapes) break; /* the others are the same */
+    }
+    return TFB_OK;
+}
+
+/* A layer nobody has touched; a static one with the sizes it will have. */
+static tfb_kv_layer tfb__kv_layer_new(const tfb_kv_opts *o, int number, int is_static) {
+    const tfb_kv_shape s = tfb__kv_shape_of(o, number);
+    tfb_kv_layer l;
+    memset((void *)&l, 0, sizeof l);
+    l.page = TFB__KV_PAGE;
+    l.shape.window = s.window;
+    l.shape.pinned = s.pinned;
+    l.shape.chunk = s.chunk;
+    if (!is_static) return l;
+    l.shape = s;
+    l.shape.v_dim = tfb__kv_v_dim(&s);
+    l.shape.batch = 0;
+    l.rows = s.batch;
+    l.pages = 1;
+    if (s.window) l.pages = (tfb_idx)TFB__KV_RING(s.window, s.pinned, s.chunk);
+    else l.page = (tfb_idx)TFB__ROUND(s.max_tokens, 16);
+    l.page_bytes = (tfb_idx)tfb__kv_page_bytes(&s, l.page, o->dtype);
+    return l;
+}
+
+/* Bytes of a static cache before its pages and, in *all, of all of it. */
+static size_t tfb__kv_static_bytes(const tfb_kv_opts *o, size_t *all) {
+    size_t states = tfb__size_mul((size_t)o->layers, sizeof(tfb_kv_layer)), pages = 0;
+    int i;
+    for (i = 0; i < o->layers; i++) {
+        const tfb_kv_layer l = tfb__kv_layer_new(o, i, 1);
+        const size_t n = tfb__size_mul((size_t)l.rows, (size_t)l.pages);
+        states = tfb__size_add(states, tfb__size_mul((size_t)l.rows, sizeof *l.row));
+        states = tfb__size_add(states, tfb__size_mul(n, sizeof *l.row->pages));
+        pages = tfb__size_add(
+            pages, tfb__size_mul(n, tfb__kv_page_bytes(&l.shape, l.page, o->dtype)));
+    }
+    states = tfb__round64(states);
+    *all = tfb__size_add(states, pages);
+    return states;
+}
+
+TFB_API size_t tfb_kv_bytes(const tfb_kv_opts *opts) {
+    tfb_ctx ctx; /* for the message nobody reads */
+    size_t all;
+    if (tfb__kv_check_opts(&ctx, "", opts, 1) != TFB_OK) return 0;
+    tfb__kv_static_bytes(opts, &all);
+    return all < (size_t)-1 / 2 ? all : 0;
+}
+
+static void tfb__kv_begin(tfb_kv *kv, const tfb_kv_opts *o) {
+    memset((void *)kv, 0, sizeof *kv);
+    kv->layers = o->layers;
+    kv->dtype = o->dtype;
+    kv->ragged = o->ragged != 0;
+    kv->once = o->once != 0;
+}
+
+TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts,
+                                      void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_kv_init_static";
+    size_t need;
+    char *page, *state = (char *)mem;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(kv && mem, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, kv ? "mem" : "kv");
+    TFB__TRY(tfb__kv_check_opts(ctx, fn, opts, 1));
+    page = (char *)mem + tfb__kv_static_bytes(opts, &need);
+    TFB__REQUIRE(need < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows", fn);
+    TFB__REQUIRE((uintptr_t)mem % 8 == 0, ctx, TFB_ERR_ARG, "%s: mem is not aligned to 8",
+                 fn);
+    TFB__REQUIRE(mem_bytes >= need, ctx, TFB_ERR_RANGE, "%s: mem_bytes is %d, needs %d",
+                 fn, (tfb_idx)mem_bytes, (tfb_idx)need);
+    memset(mem, 0, need);
+    tfb__kv_begin(kv, opts);
+    kv->is_static = 1;
+    kv->mem = mem;
+    kv->mem_bytes = need;
+    kv->layer = (tfb_kv_layer *)mem;
+    state += (size_t)opts->layers * sizeof *kv->layer;
+    for (i = 0; i < opts->layers; i++) {
+        tfb_kv_layer *l = kv->layer + i;
+        tfb_idx n;
+        *l = tfb__kv_layer_new(opts, i, 1);
+        l->row = (tfb_kv_row *)(void *)state;
+        state += (size_t)l->rows * sizeof *l->row;
+        for (n = 0; n < l->rows; n++) {
+            l->row[n].pages = (char **)(void *)state;
+            state += (size_t)l->pages * sizeof(char *);
+        }
+        for (n = l->rows * l->pages; n > 0; n--) /* the first comes off first */
+            tfb__kv_push(l, page + (n - 1) * l->page_bytes);
+        page += l->rows * l->pages * l->page_bytes;
+    }
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts) {
+    const char *fn = "tfb_kv_init";
     tfb_kv_layer *layer;
     size_t bytes;
+    int i;
     TFB__ENTER(ctx);
-    TFB__REQUIRE(kv, ctx, TFB_ERR_ARG, "tfb_kv_init: kv is NULL");
-    TFB__REQUIRE(layers > 0, ctx, TFB_ERR_RANGE, "tfb_kv_init: layers is %d",
-                 (tfb_idx)layers);
-    bytes = tfb__size_mul((size_t)layers, sizeof *layer);
-    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
-                 "tfb_kv_init: the size overflows");
-    TFB__REQUIRE(ctx->alloc, ctx, TFB_ERR_MEMORY, "tfb_kv_init: ctx.alloc is NULL");
+    TFB__REQUIRE(kv, ctx, TFB_ERR_ARG, "%s: kv is NULL", fn);
+    TFB__TRY(tfb__kv_check_opts(ctx, fn, opts, 0));
+    bytes = tfb__size_mul((size_t)opts->layers, sizeof *layer);
+    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
+                 fn);
+    TFB__REQUIRE(ctx->alloc, ctx, TFB_ERR_MEMORY, "%s: ctx.alloc is NULL", fn);
     layer = (tfb_kv_layer *)ctx->alloc(ctx->alloc_user, NULL, bytes);
-    TFB__REQUIRE(layer, ctx, TFB_ERR_MEMORY, "tfb_kv_init: %d bytes are not to be had",
+    TFB__REQUIRE(layer, ctx, TFB_ERR_MEMORY, "%s: %d bytes are not to be had", fn,
                  (tfb_idx)bytes);
-    memset((void *)layer, 0, bytes);
-    memset((void *)kv, 0, sizeof *kv);
+    for (i = 0; i < opts->layers; i++) layer[i] = tfb__kv_layer_new(opts, i, 0);
+    tfb__kv_begin(kv, opts);
     kv->layer = layer;
-    kv->layers = layers;
     kv->alloc = ctx->alloc;
     kv->alloc_user = ctx->alloc_user;
     return TFB_OK;
 }
 
+/* A layer as if nobody had touched it. */
+static void tfb__kv_untouch(const tfb_kv *kv, tfb_kv_layer *l) {
+    tfb_idx i;
+    for (i = 0; i < l->rows; i++) {
+        char **pages = l->row[i].pages;
+        tfb__kv_push_all(l, l->row + i);
+        memset((void *)(l->row + i), 0, sizeof *l->row);
+        l->row[i].pages = pages;
+    }
+    l->touched = 0;
+    l->shape.batch = 0;
+    if (kv->is_static) return;
+    while (l->spare) tfb__kv_page_free(kv, tfb__kv_pop(l));
+    if (l->row) kv->alloc(kv->alloc_user, l->row, 0);
+    l->row = NULL;
+    l->shape.kv_heads = l->shape.head_dim = l->shape.v_dim = 0;
+    l->rows = l->pages = l->page_bytes = 0;
+}
+
 TFB_API void tfb_kv_free(tfb_kv *kv) {
     int i;
     if (!kv) return;
-    if (!kv->is_static && kv->alloc) {
-        for (i = 0; i < kv->layers; i++)
-            if (kv->layer[i].key) kv->alloc(kv->alloc_user, kv->layer[i].key, 0);
-        kv->alloc(kv->alloc_user, kv->layer, 0);
-    }
+    for (i = 0; !kv->is_static && i < kv->layers; i++) tfb__kv_untouch(kv, kv->layer + i);
+    if (!kv->is_static && kv->alloc) kv->alloc(kv->alloc_user, kv->layer, 0);
     memset((void *)kv, 0, sizeof *kv);
 }
 
 TFB_API void tfb_kv_reset(tfb_kv *kv) {
     int i;
-    for (i = 0; kv && i < kv->layers; i++) kv->layer[i].length = 0;
-}
-
-/* A static layer's own part of the caller's memory. */
-static void tfb__kv_place(const tfb_kv *kv, int number, tfb_kv_layer *layer) {
-    const tfb_idx rows = layer->batch * layer->kv_heads * layer->capacity;
-    layer->key = (float *)(void *)(kv->layer + kv->layers) +
-                 number * rows * (layer->head_dim + layer->v_dim);
-    layer->value = layer->key + rows * layer->head_dim;
-}
-
-/* A dynamic layer gets a new block with room for `rows` rows, key first, at least twice
- * the old one, which stays as it is for the caller to free. */
-static tfb_status tfb__kv_grow(tfb_ctx *ctx, const tfb_kv *kv, tfb_kv_layer *layer,
-                               tfb_idx rows) {
-    const tfb_idx heads = layer->batch * layer->kv_heads;
-    const tfb_idx capacity = TFB__MAX(TFB__MAX(rows, 2 * layer->capacity), 16);
-    const size_t bytes = tfb__kv_layer_bytes(layer, capacity);
-    float *key, *value;
-    tfb_idx i;
-    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
-                 "tfb_kv_append: the size of %d rows overflows", rows);
-    key = (float *)kv->alloc(kv->alloc_user, NULL, bytes);
-    TFB__REQUIRE(key, ctx, TFB_ERR_MEMORY, "tfb_kv_append: %d bytes are not to be had",
-                 (tfb_idx)bytes);
-    memset((void *)key, 0, bytes);
-    value = key + heads * capacity * layer->head_dim;
-    for (i = 0; layer->key && i < heads; i++) {
-        memcpy((void *)(key + i * capacity * layer->head_dim),
-               (const void *)(layer->key + i * layer->capacity * layer->head_dim),
-               (size_t)(layer->length * layer->head_dim) * sizeof *key);
-        memcpy((void *)(value + i * capacity * layer->v_dim),
-               (const void *)(layer->value + i * layer->capacity * layer->v_dim),
-               (size_t)(layer->length * layer->v_dim) * sizeof *key);
+    for (i = 0; kv && i < kv->layers; i++) {
+        tfb_kv_layer *l = kv->layer + i;
+        tfb_idx b;
+        for (b = 0; b < l->rows; b++)
+            l->row[b].first = l->row[b].end = l->row[b].lost = 0;
     }
-    layer->key = key;
-    layer->value = value;
-    layer->capacity = capacity;
+    if (kv) kv->marked = 0;
+}
+
+/* --- Looking. --- */
+static const tfb_kv_row *tfb__kv_row_of(const tfb_kv *kv, int layer, tfb_idx b) {
+    if (!kv || layer < 0 || layer >= kv->layers) return NULL;
+    if (b < 0 || b >= kv->layer[layer].shape.batch) return NULL;
+    return kv->layer[layer].row + b;
+}
+
+TFB_API tfb_idx tfb_kv_length_of(const tfb_kv *kv, int layer, tfb_idx b) {
+    const tfb_kv_row *r = tfb__kv_row_of(kv, layer, b);
+    return r ? tfb__kv_len(kv->layer + layer, r) : 0;
+}
+
+TFB_API tfb_idx tfb_kv_length(const tfb_kv *kv, int layer) {
+    tfb_idx length = 0, b;
+    for (b = 0; b < tfb_kv_batch(kv, layer); b++)
+        length = TFB__MAX(length, tfb_kv_length_of(kv, layer, b));
+    return length;
+}
+
+TFB_API tfb_idx tfb_kv_base(const tfb_kv *kv, int layer, tfb_idx b) {
+    const tfb_kv_row *r = tfb__kv_row_of(kv, layer, b);
+    return r ? tfb__kv_from(&kv->layer[layer].shape, r->first, r->end) : 0;
+}
+
+TFB_API tfb_idx tfb_kv_end(const tfb_kv *kv, int layer, tfb_idx b) {
+    const tfb_kv_row *r = tfb__kv_row_of(kv, layer, b);
+    return r ? r->end : 0;
+}
+
+TFB_API tfb_idx tfb_kv_batch(const tfb_kv *kv, int layer) {
+    return kv && layer >= 0 && layer < kv->layers ? kv->layer[layer].shape.batch : 0;
+}
+
+TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
+    const tfb_kv_layer *l;
+    tfb_idx least = PTRDIFF_MAX, b, i;
+    if (!kv || layer < 0 || layer >= kv->layers) return 0;
+    l = kv->layer + layer;
+    if (l->shape.window) return l->shape.window + l->shape.pinned;
+    if (kv->is_static) return l->shape.max_tokens;
+    for (b = 0; b < l->shape.batch; b++) {
+        tfb_idx pages = 0;
+        for (i = 0; i < l->pages; i++) pages += l->row[b].pages[i] != NULL;
+        least = TFB__MIN(least, pages * l->page);
+    }
+    return l->touched ? least : 0;
+}
+
+static tfb_status tfb__kv_check(tfb_ctx *ctx, const char *fn, const tfb_kv *kv) {
+    TFB__REQUIRE(kv && kv->layer, ctx, TFB_ERR_ARG, "%s: kv is %s", fn,
+                 kv ? "not initialised" : "NULL");
     return TFB_OK;
 }
 
-/* Rows of a [B, G, capacity, D] store as a tensor. */
-static tfb_tensor tfb__kv_view(const tfb_kv_layer *layer, const float *data, tfb_idx dim,
-                               tfb_idx start, tfb_idx rows) {
-    tfb_tensor t = tfb_view4(data ? data + start * dim : NULL, TFB_F32, layer->batch,
-                             layer->kv_heads, rows, dim);
-    t.stride[3] = 1;
-    t.stride[2] = dim;
-    t.stride[1] = layer->capacity * dim;
-    t.stride[0] = layer->kv_heads * t.stride[1];
-    return t;
-}
-
-static tfb_status tfb__kv_layer(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
-                                int layer) {
-    TFB__REQUIRE(kv && kv->layer, ctx, TFB_ERR_ARG, "%s: kv is %s", fn,
-                 kv ? "not initialised" : "NULL");
+static tfb_status tfb__kv_check_layer(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                      int layer) {
+    TFB__TRY(tfb__kv_check(ctx, fn, kv));
     TFB__REQUIRE(layer >= 0 && layer < kv->layers, ctx, TFB_ERR_RANGE,
                  "%s: layer is %d, kv has %d", fn, (tfb_idx)layer, (tfb_idx)kv->layers);
     return TFB_OK;
 }
 
-/* key and value against each other and against the shapes a layer has, if it has them. */
-static tfb_status tfb__kv_check(tfb_ctx *ctx, const char *fn, const tfb_kv_layer *layer,
-                                const tfb_tensor *key, const tfb_tensor *value) {
-    TFB__TRY(tfb__check(ctx, fn, "key", key, TFB__MASK(TFB_F32), 4, 4));
-    TFB__TRY(tfb__check(ctx, fn, "value", value, TFB__MASK(TFB_F32), 4, 4));
-    TFB__TRY(tfb__check_like(ctx, fn, "value", value, key, 3));
-    if (!layer->batch) {
-        TFB__REQUIRE(key->shape[0] > 0 && key->shape[1] > 0 && key->shape[3] > 0 &&
-                         value->shape[3] > 0,
-                     ctx, TFB_ERR_SHAPE, "%s: key or value has an empty extent", fn);
-        return TFB_OK;
-    }
-    TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 0, layer->batch));
-    TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 1, layer->kv_heads));
-    TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 3, layer->head_dim));
-    return tfb__check_extent(ctx, fn, "value", value, 3, layer->v_dim);
+/* A static cache's memory is known to the caller, who might hand in parts of it. */
+static tfb_status tfb__kv_check_alias(tfb_ctx *ctx, const char *fn, const char *name,
+                                      const tfb_kv *kv, const tfb_tensor *t) {
+    tfb_tensor all = tfb_view1(kv->mem, TFB_U8, (tfb_idx)kv->mem_bytes);
+    return tfb__check_alias(ctx, fn, "the cache", &all, name, t, 0);
 }
 
-TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
-                                 const tfb_tensor *key, const tfb_tensor *value) {
-    const char *fn = "tfb_kv_append";
-    tfb_kv_layer next, *at;
-    tfb_tensor to_key, to_value;
-    tfb_idx T;
-    TFB__ENTER(ctx);
-    TFB__TRY(tfb__kv_layer(ctx, fn, kv, layer));
-    at = kv->layer + layer;
-    TFB__TRY(tfb__kv_check(ctx, fn, at, key, value));
-    T = key->shape[2];
-    next = *at;
-    next.batch = key->shape[0];
-    next.kv_heads = key->shape[1];
-    next.head_dim = key->shape[3];
-    next.v_dim = value->shape[3];
-    if (T == 0 || ctx->measuring) return TFB_OK;
-    TFB__REQUIRE(T <= PTRDIFF_MAX / 4 - next.length, ctx, TFB_ERR_RANGE,
-                 "%s: %d rows overflow", fn, T);
-    if (next.length + T > next.capacity) {
-        TFB__REQUIRE(!kv->is_static, ctx, TFB_ERR_FULL,
-                     "%s: layer %d holds %d of %d rows, %d more do not fit", fn,
-                     (tfb_idx)layer, next.length, next.capacity, T);
+/* Elements of a stored row, `step` apart, to or from a tensor's row. */
+static void tfb__kv_load_row(tfb_dtype dtype, const char *from, tfb_idx step, tfb_idx n,
+                             const tfb_tensor *to, tfb_idx at) {
+    const tfb_idx size = (tfb_idx)tfb_dtype_size(to->dtype);
+    char *y = (char *)to->data + at * size;
+    tfb__source source;
+    tfb_idx d;
+    memset((void *)&source, 0, sizeof source);
+    source.x = from;
+    source.dtype = dtype;
+    source.little = 1;
+    for (d = 0; d < n; d++)
+        tfb__set(to->dtype, y + d * to->stride[3] * size,
+                 from ? tfb__source_at(&source, d * step) : 0.0f);
+}
+
+static void tfb__kv_store_row(tfb_dtype dtype, char *to, tfb_idx step, tfb_idx n,
+                              const tfb_tensor *from, tfb_idx at) {
+    const tfb_idx size = (tfb_idx)tfb_dtype_size(dtype);
+    const tfb_idx xs = (tfb_idx)tfb_dtype_size(from->dtype), ds = from->stride[3] * xs;
+    const char *x = (const char *)from->data + at * xs;
+    tfb_idx d;
+    if (from->dtype == dtype && step == 1 && ds == xs && !TFB__BIG_ENDIAN) {
+        memcpy(to, x, (size_t)(n * size));
+        return;
     }
-    if (kv->is_static && !next.key) tfb__kv_place(kv, layer, &next);
-    if (next.key) { /* rows that append may overwrite or free cannot be its input */
-        to_key = tfb__kv_view(&next, next.key, next.head_dim, 0, next.capacity);
-        to_value = tfb__kv_view(&next, next.value, next.v_dim, 0, next.capacity);
-        TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_key, "key", key, 0));
-        TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_value, "key", key, 0));
-        TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_key, "value", value, 0));
-        TFB__TRY(tfb__check_alias(ctx, fn, "the cache", &to_value, "value", value, 0));
+    for (d = 0; d < n; d++) {
+        const float value = tfb__get(from->dtype, dtype, x + d * ds);
+        char *y = to + d * step * size;
+        if (dtype == TFB_F32) tfb__store_le((float *)(void *)y, value);
+        else {
+            uint16_t h = dtype == TFB_F16 ? tfb__f16_of(value) : tfb__bf16_of(value);
+            if (TFB__BIG_ENDIAN) h = (uint16_t)(h << 8 | h >> 8);
+            memcpy(y, &h, 2);
+        }
     }
-    if (next.length + T > next.capacity)
-        TFB__TRY(tfb__kv_grow(ctx, kv, &next, next.length + T));
-    to_key = tfb__kv_view(&next, next.key, next.head_dim, next.length, T);
-    to_value = tfb__kv_view(&next, next.value, next.v_dim, next.length, T);
-    tfb__copy(key, &to_key);
-    tfb__copy(value, &to_value);
-    if (at->key && at->key != next.key) kv->alloc(kv->alloc_user, at->key, 0);
-    next.length += T;
-    *at = next;
+}
+
+/* What tfb_kv_get fills: NULL, without data (gets a shape), or the caller's. */
+static tfb_status tfb__kv_check_get(tfb_ctx *ctx, const char *name, const tfb_kv *kv,
+                                    const tfb_kv_layer *l, tfb_idx length, tfb_idx dim,
+                                    tfb_tensor *t, int *fill) {
+    const char *fn = "tfb_kv_get";
+    const tfb_tensor want =
+        tfb_view4(NULL, kv->dtype, l->shape.batch, l->shape.kv_heads, length, dim);
+    *fill = 0;
+    if (!t || !t->data) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, name, t, TFB__FLOATS, 4, 4));
+    TFB__REQUIRE(l->touched, ctx, TFB_ERR_ARG, "%s: the layer holds nothing yet", fn);
+    TFB__TRY(tfb__check_like(ctx, fn, name, t, &want, 4));
+    TFB__TRY(tfb__check_out(ctx, fn, name, t));
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, name, kv, t));
+    *fill = !ctx->measuring;
     return TFB_OK;
 }
 
 TFB_API tfb_status tfb_kv_get(tfb_ctx *ctx, const tfb_kv *kv, int layer, tfb_tensor *key,
                               tfb_tensor *value) {
-    const tfb_kv_layer *at;
+    const tfb_kv_layer *l;
+    tfb_idx length, Dv, b, g, i;
+    int fill[2];
     TFB__ENTER(ctx);
-    TFB__TRY(tfb__kv_layer(ctx, "tfb_kv_get", kv, layer));
-    TFB__REQUIRE(key && value, ctx, TFB_ERR_ARG, "tfb_kv_get: %s is NULL",
-                 key ? "value" : "key");
-    at = kv->layer + layer;
-    memset((void *)key, 0, sizeof *key);
-    memset((void *)value, 0, sizeof *value);
-    if (!at->key && !(ctx->measuring && at->batch)) return TFB_OK;
-    *key = tfb__kv_view(at, at->key, at->head_dim, 0, at->length);
-    *value = tfb__kv_view(at, at->value, at->v_dim, 0, at->length);
+    TFB__TRY(tfb__kv_check_layer(ctx, "tfb_kv_get", kv, layer));
+    l = kv->layer + layer;
+    Dv = l->shape.v_dim;
+    length = tfb_kv_length(kv, layer);
+    TFB__TRY(tfb__kv_check_get(ctx, "key", kv, l, length, l->shape.head_dim, key, fill));
+    TFB__TRY(tfb__kv_check_get(ctx, "value", kv, l, length, Dv, value, fill + 1));
+    if (fill[0] && fill[1])
+        TFB__TRY(tfb__check_alias(ctx, "tfb_kv_get", "key", key, "value", value, 0));
+    for (i = 0; i < 2; i++) {
+        tfb_tensor *t = i ? value : key;
+        if (!t || t->data) continue;
+        *t = tfb_view4(NULL, kv->dtype, l->shape.batch, l->shape.kv_heads, length,
+                       i ? Dv : l->shape.head_dim);
+        if (!l->touched) memset((void *)t, 0, sizeof *t);
+    }
+    for (b = 0; (fill[0] || fill[1]) && b < l->shape.batch; b++)
+        for (g = 0; g < l->shape.kv_heads; g++)
+            for (i = 0; i < length; i++) {
+                const tfb_kv_row *r = l->row + b;
+                char *k = NULL, *v = NULL;
+                if (i < tfb__kv_len(l, r))
+                    tfb__kv_find(kv, l, r, g, tfb__kv_number(l, r, i), &k, &v);
+                if (fill[0])
+                    tfb__kv_load_row(kv->dtype, k, TFB__PANEL, l->shape.head_dim, key,
+                                     tfb__at4(key, b, g, i, 0));
+                if (fill[1])
+                    tfb__kv_load_row(kv->dtype, v, 1, Dv, value,
+                                     tfb__at4(value, b, g, i, 0));
+            }
     return TFB_OK;
 }
 
-TFB_API tfb_idx tfb_kv_length(const tfb_kv *kv, int layer) {
-    return kv && layer >= 0 && layer < kv->layers ? kv->layer[layer].length : 0;
+TFB_API tfb_status tfb_kv_positions(tfb_ctx *ctx, const tfb_kv *kv, int layer,
+                                    tfb_tensor *positions) {
+    const char *fn = "tfb_kv_positions";
+    tfb_idx b, t;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check_layer(ctx, fn, kv, layer));
+    TFB__TRY(tfb__check(ctx, fn, "positions", positions, TFB__MASK(TFB_I32), 2, 2));
+    TFB__TRY(tfb__check_out(ctx, fn, "positions", positions));
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, "positions", kv, positions));
+    if (kv->layer[layer].touched)
+        TFB__TRY(tfb__check_extent(ctx, fn, "positions", positions, 0,
+                                   kv->layer[layer].shape.batch));
+    for (b = 0; b < positions->shape[0]; b++) {
+        const tfb_idx end = tfb_kv_end(kv, layer, b);
+        TFB__REQUIRE(end <= 0x7FFFFFFF - positions->shape[1] + 1, ctx, TFB_ERR_RANGE,
+                     "%s: position %d passes 2^31", fn, end);
+    }
+    for (b = 0; !ctx->measuring && b < positions->shape[0]; b++)
+        for (t = 0; t < positions->shape[1]; t++)
+            ((int32_t *)
+                 positions->data)[b * positions->stride[0] + t * positions->stride[1]] =
+                (int32_t)(tfb_kv_end(kv, layer, b) + t);
+    return TFB_OK;
 }
 
-TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
-    return kv && layer >= 0 && layer < kv->layers ? kv->layer[layer].capacity : 0;
+/* --- Putting rows in. --- */
+typedef struct tfb__kv_put {
+    const tfb_kv *kv;
+    const tfb_tensor *key, *value, *positions, *counts;
+    tfb_idx T, end; /* end: of all samples, unless ragged */
+    const tfb__kernels *isa;
+} tfb__kv_put;
+
+static tfb_idx tfb__kv_count(const tfb__kv_put *p, tfb_idx b) {
+    return p->counts ? tfb__i32_at(p->counts, b) : p->T;
+}
+
+/* A sample's state; one there is no memory for yet has no rows. */
+static tfb_kv_row tfb__kv_state(const tfb_kv_layer *l, tfb_idx b) {
+    tfb_kv_row none;
+    memset((void *)&none, 0, sizeof none);
+    return b < l->rows ? l->row[b] : none;
+}
+
+/* The row index that is asked for token t of sample b. */
+static tfb_idx tfb__kv_position(const tfb__kv_put *p, tfb_idx b, tfb_idx t) {
+    const tfb_tensor *x = p->positions;
+    const int32_t *from = (const int32_t *)x->data;
+    if (x->ndim == 2) from += b * x->stride[0];
+    return x->ndim ? from[t * x->stride[x->ndim - 1]] : from[0];
+}
+
+/* The number token t of sample b will have. */
+static tfb_idx tfb__kv_target(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b,
+                              tfb_idx t) {
+    const tfb_kv_row r = tfb__kv_state(l, b);
+    if (!p->positions) return r.end + t;
+    return tfb__kv_position(p, b, t) + (l->shape.window ? 0 : r.first);
+}
+
+/* Where sample b will end. */
+static tfb_idx tfb__kv_end(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b) {
+    tfb_idx end = tfb__kv_state(l, b).end, t;
+    if (!p->kv->ragged && p->end) return p->end;
+    if (!p->positions) return end + tfb__kv_count(p, b);
+    for (t = 0; t < tfb__kv_count(p, b); t++)
+        end = TFB__MAX(end, tfb__kv_target(p, l, b, t) + 1);
+    return end;
+}
+
+/* Numbers below this one have been overwritten once the sample ends at `end`. */
+static tfb_idx tfb__kv_lost(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
+                            tfb_idx end) {
+    if (!l->shape.window) return 0;
+    return TFB__MAX(r->lost, end - tfb__kv_room(kv, l));
+}
+
+static tfb_status tfb__kv_check_rows(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                     const tfb_kv_layer *l, const tfb_tensor *key,
+                                     const tfb_tensor *value) {
+    const tfb_kv_shape *s = &l->shape;
+    TFB__TRY(tfb__check(ctx, fn, "key", key, TFB__FLOATS, 4, 4));
+    TFB__TRY(tfb__check(ctx, fn, "value", value, TFB__FLOATS, 4, 4));
+    TFB__TRY(tfb__check_like(ctx, fn, "value", value, key, 3));
+    TFB__REQUIRE(key->shape[0] > 0 && key->shape[1] > 0 && key->shape[3] > 0 &&
+                     value->shape[3] > 0,
+                 ctx, TFB_ERR_SHAPE, "%s: key or value has an empty extent", fn);
+    if (l->touched) TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 0, s->batch));
+    TFB__REQUIRE(!kv->is_static || key->shape[0] <= l->rows, ctx, TFB_ERR_SHAPE,
+                 "%s: key.shape[0] is %d, the cache is made for %d", fn, key->shape[0],
+                 l->rows);
+    if (!s->kv_heads) return TFB_OK;
+    TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 1, s->kv_heads));
+    TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 3, s->head_dim));
+    return tfb__check_extent(ctx, fn, "value", value, 3, s->v_dim);
+}
+
+/* Shapes of positions and counts; of counts the contents too. */
+static tfb_status tfb__kv_check_where(tfb_ctx *ctx, const char *fn, tfb__kv_put *p,
+                                      tfb_idx batch) {
+    const int i32 = TFB__MASK(TFB_I32);
+    const tfb_tensor *x = p->positions;
+    tfb_idx b;
+    TFB__REQUIRE(!p->counts || p->kv->ragged, ctx, TFB_ERR_ARG,
+                 "%s: counts go with ragged caches", fn);
+    TFB__TRY(tfb__check_vector(ctx, fn, "counts", p->counts, i32, batch));
+    for (b = 0; p->counts && !ctx->measuring && b < batch; b++)
+        TFB__REQUIRE(tfb__kv_count(p, b) >= 0 && tfb__kv_count(p, b) <= p->T, ctx,
+                     TFB_ERR_RANGE, "%s: counts[%d] is %d, there are %d rows", fn, b,
+                     tfb__kv_count(p, b), p->T);
+    if (!x) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, "positions", x, i32, 0, 2));
+    TFB__REQUIRE(x->ndim || p->T == 1, ctx, TFB_ERR_SHAPE, "%s: one position for %d rows",
+                 fn, p->T);
+    if (x->ndim) TFB__TRY(tfb__check_extent(ctx, fn, "positions", x, x->ndim - 1, p->T));
+    if (x->ndim == 2) TFB__TRY(tfb__check_extent(ctx, fn, "positions", x, 0, batch));
+    return TFB_OK;
+}
+
+/* May every row go where it is to go? Finds p->end as well. */
+static tfb_status tfb__kv_check_targets(tfb_ctx *ctx, const char *fn, tfb__kv_put *p,
+                                        const tfb_kv_layer *l) {
+    const tfb_idx far = PTRDIFF_MAX / 8;
+    tfb_idx b, t, all = 0;
+    for (b = 0; b < l->shape.batch; b++) {
+        const tfb_kv_row r = tfb__kv_state(l, b);
+        const tfb_idx from = tfb__kv_from(&l->shape, r.first, r.end);
+        for (t = 0; p->positions && t < tfb__kv_count(p, b); t++) {
+            const tfb_idx at = tfb__kv_position(p, b, t);
+            const tfb_idx n = tfb__kv_target(p, l, b, t);
+            TFB__REQUIRE(at >= 0, ctx, TFB_ERR_RANGE,
+                         "%s: position %d of sample %d is %d", fn, t, b, at);
+            TFB__REQUIRE(n < l->shape.pinned || n >= TFB__MIN(from, r.end), ctx,
+                         TFB_ERR_RANGE,
+                         "%s: position %d of sample %d is %d, the ring begins at %d", fn,
+                         t, b, at, from);
+            TFB__REQUIRE(!p->kv->marked || n >= r.mark_end, ctx, TFB_ERR_RANGE,
+                         "%s: position %d of sample %d is %d, before the mark", fn, t, b,
+                         at);
+        }
+        TFB__REQUIRE(p->T < far - r.end, ctx, TFB_ERR_RANGE, "%s: %d rows overflow", fn,
+                     p->T);
+        all = TFB__MAX(all, tfb__kv_end(p, l, b));
+    }
+    if (!p->kv->ragged) p->end = all;
+    return TFB_OK;
+}
+
+/* Is there room, whatever memory may be had? */
+static tfb_status tfb__kv_check_room(tfb_ctx *ctx, const char *fn, const tfb__kv_put *p,
+                                     const tfb_kv_layer *l, int layer) {
+    const tfb_kv_shape *s = &l->shape;
+    tfb_idx b;
+    for (b = 0; b < s->batch; b++) {
+        const tfb_kv_row r = tfb__kv_state(l, b);
+        const tfb_idx end = tfb__kv_end(p, l, b), room = tfb__kv_room(p->kv, l);
+        const tfb_idx keep = tfb__kv_from(s, r.mark_first, r.mark_end);
+        const tfb_idx oldest = tfb__kv_oldest(p->kv, l, &r);
+        TFB__REQUIRE(!p->kv->is_static || s->window || end - oldest <= s->max_tokens, ctx,
+                     TFB_ERR_FULL, "%s: layer %d holds %d of %d rows, %d more do not fit",
+                     fn, (tfb_idx)layer, r.end - oldest, s->max_tokens, end - r.end);
+        TFB__REQUIRE(!p->kv->marked || end - room <= keep, ctx, TFB_ERR_FULL,
+                     "%s: layer %d has room for %d rows since the mark", fn,
+                     (tfb_idx)layer, keep + room - r.mark_end);
+    }
+    return TFB_OK;
+}
+
+/* Pages that sample b lacks for rows up to `end`. */
+static tfb_idx tfb__kv_lack(const tfb_kv *kv, const tfb_kv_layer *l, tfb_idx b,
+                            tfb_idx end) {
+    const tfb_kv_row r = tfb__kv_state(l, b);
+    const tfb_idx pins = tfb__kv_pins(l), most = tfb__kv_pages_most(kv, l);
+    const tfb_idx stop = (end + l->page - 1) / l->page;
+    const tfb_idx oldest = tfb__kv_oldest(kv, l, &r) / l->page;
+    tfb_idx lack = 0, q = r.end / l->page;
+    for (; q < TFB__MIN(pins, stop); q++) lack += !l->pages || !r.pages[q];
+    if (most) q = TFB__MAX(q, stop - (most - pins));
+    for (; q < stop; q++) {
+        if (l->pages < most || !most) /* places are as many as there were so far */
+            if (q - TFB__MAX(oldest, pins) >= l->pages - pins) return lack + stop - q;
+        lack += !r.pages[tfb__kv_slot(l, q)];
+    }
+    return lack;
+}
+
+/* 16 rows at once where they fill panels and need no conversion. */
+static tfb_idx tfb__kv_put_panel(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b,
+                                 tfb_idx t, tfb_idx n) {
+    const tfb_tensor *k = p->key, *v = p->value;
+    const tfb_idx left = tfb__kv_count(p, b) - t;
+    tfb_idx g, i;
+    if (p->positions || n % TFB__PANEL || left < TFB__PANEL || p->kv->dtype != TFB_F32 ||
+        k->dtype != TFB_F32)
+        return 0;
+    for (g = 0; g < l->shape.kv_heads; g++) {
+        tfb__source from;
+        char *key, *value;
+        memset((void *)&from, 0, sizeof from);
+        from.x = (const float *)k->data + tfb__at4(k, b, g, t, 0);
+        from.lane_stride = k->stride[2];
+        from.k_stride = k->stride[3];
+        from.dtype = TFB_F32;
+        tfb__kv_find(p->kv, l, l->row + b, g, n, &key, &value);
+        p->isa->pack(&from, l->shape.head_dim, TFB__PANEL, TFB__PANEL,
+                     (float *)(void *)key);
+        for (i = 0; i < TFB__PANEL; i++)
+            tfb__kv_store_row(TFB_F32, value + i * l->shape.v_dim * 4, 1, l->shape.v_dim,
+                              v, tfb__at4(v, b, g, t + i, 0));
+    }
+    return TFB__PANEL;
+}
+
+static void tfb__kv_put_row(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b,
+                            tfb_idx t, tfb_idx n) {
+    const tfb_kv_shape *s = &l->shape;
+    tfb_idx g;
+    for (g = 0; g < s->kv_heads; g++) {
+        char *key, *value;
+        tfb__kv_find(p->kv, l, l->row + b, g, n, &key, &value);
+        tfb__kv_store_row(p->kv->dtype, key, TFB__PANEL, s->head_dim, p->key,
+                          tfb__at4(p->key, b, g, t, 0));
+        tfb__kv_store_row(p->kv->dtype, value, 1, s->v_dim, p->value,
+                          tfb__at4(p->value, b, g, t, 0));
+    }
+}
+
+static void tfb__kv_zero_row(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
+                             tfb_idx n) {
+    const tfb_idx size = (tfb_idx)tfb_dtype_size(kv->dtype);
+    tfb_idx g, d;
+    for (g = 0; g < l->shape.kv_heads; g++) {
+        char *key, *value;
+        tfb__kv_find(kv, l, r, g, n, &key, &value);
+        memset(value, 0, (size_t)(l->shape.v_dim * size));
+        for (d = 0; d < l->shape.head_dim; d++)
+            memset(key + d * TFB__PANEL * size, 0, (size_t)size);
+    }
+}
+
+/* The rows of sample b, for which there are pages. */
+static void tfb__kv_put_sample(const tfb__kv_put *p, tfb_kv_layer *l, tfb_idx b) {
+    tfb_kv_row *r = l->row + b;
+    const tfb_idx end = tfb__kv_end(p, l, b), count = tfb__kv_count(p, b);
+    const tfb_idx lost = tfb__kv_lost(p->kv, l, r, end), pinned = l->shape.pinned;
+    const tfb_idx was = r->end;
+    tfb_idx n, t, step;
+    for (n = was; n < end; n++) {
+        char **page;
+        if (n >= pinned) n = TFB__MAX(n, lost);
+        page = r->pages + tfb__kv_slot(l, n / l->page);
+        if (!*page) *page = tfb__kv_pop(l);
+        if (p->positions) tfb__kv_zero_row(p->kv, l, r, n);
+        else n += l->page - 1 - n % l->page;
+    }
+    for (t = 0; t < count; t += step) {
+        n = p->positions ? tfb__kv_target(p, l, b, t) : was + t;
+        step = p->positions ? 1 : lost - n; /* what is not kept is passed over */
+        if (n < lost && n >= pinned) continue;
+        step = tfb__kv_put_panel(p, l, b, t, n);
+        if (!step) tfb__kv_put_row(p, l, b, t, n);
+        step = TFB__MAX(step, 1);
+    }
+    r->lost = lost;
+    r->end = end;
+}
+
+/* A layer's shapes, and samples without rows, are there from its first rows on. */
+static tfb_status tfb__kv_touch(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                tfb_kv_layer *l, const tfb_kv_shape *dims) {
+    tfb_kv_shape *s = &l->shape;
+    size_t bytes;
+    if (l->touched) return TFB_OK;
+    s->batch = dims->batch;
+    s->kv_heads = dims->kv_heads;
+    s->head_dim = dims->head_dim;
+    s->v_dim = dims->v_dim;
+    l->touched = 1;
+    if (kv->is_static) return TFB_OK;
+    bytes = tfb__kv_page_bytes(s, l->page, kv->dtype);
+    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
+                 fn);
+    l->page_bytes = (tfb_idx)bytes;
+    return TFB_OK;
+}
+
+/* All that can fail is done to `next`, a copy of the layer. */
+static tfb_status tfb__kv_prepare(tfb_ctx *ctx, const char *fn, tfb__kv_put *p,
+                                  const tfb_kv_layer *was, tfb_kv_layer *next,
+                                  int layer) {
+    const tfb_kv *kv = p->kv;
+    tfb_kv_shape dims = next->shape;
+    tfb_idx b, pages = 0, lack = 0;
+    dims.batch = p->key->shape[0];
+    dims.kv_heads = p->key->shape[1];
+    dims.head_dim = p->key->shape[3];
+    dims.v_dim = p->value->shape[3];
+    TFB__TRY(tfb__kv_touch(ctx, fn, kv, next, &dims));
+    TFB__TRY(tfb__kv_check_targets(ctx, fn, p, next));
+    TFB__TRY(tfb__kv_check_room(ctx, fn, p, next, layer));
+    for (b = 0; b < dims.batch; b++) {
+        const tfb_idx end = tfb__kv_end(p, next, b);
+        tfb_kv_row r = tfb__kv_state(next, b);
+        lack += tfb__kv_lack(kv, next, b, end);
+        r.lost = tfb__kv_lost(kv, next, &r, end);
+        pages = TFB__MAX(pages,
+                         tfb__kv_pages_for(kv, next, tfb__kv_oldest(kv, next, &r), end));
+    }
+    TFB__TRY(tfb__kv_reserve(ctx, fn, kv, next, lack));
+    return tfb__kv_widen(ctx, fn, kv, was, next, dims.batch, pages);
+}
+
+static tfb_status tfb__kv_update(tfb_ctx *ctx, const char *fn, tfb_kv *kv, int layer,
+                                 const tfb_tensor *key, const tfb_tensor *value,
+                                 const tfb_kv_update_opts *opts) {
+    tfb_kv_layer next, *l;
+    tfb__kv_put p;
+    tfb_status status;
+    tfb_idx b;
+    TFB__TRY(tfb__kv_check_layer(ctx, fn, kv, layer));
+    l = kv->layer + layer;
+    TFB__TRY(tfb__kv_check_rows(ctx, fn, kv, l, key, value));
+    memset((void *)&p, 0, sizeof p);
+    p.kv = kv;
+    p.key = key;
+    p.value = value;
+    p.positions = opts ? opts->positions : NULL;
+    p.counts = opts ? opts->counts : NULL;
+    p.T = key->shape[2];
+    p.isa = ctx->isa;
+    TFB__TRY(tfb__kv_check_where(ctx, fn, &p, key->shape[0]));
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, "key", kv, key));
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, "value", kv, value));
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, "positions", kv, p.positions));
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, "counts", kv, p.counts));
+    if (p.T == 0 || ctx->measuring) return TFB_OK;
+    TFB__REQUIRE(!kv->once || !tfb_kv_length(kv, layer), ctx, TFB_ERR_FULL,
+                 "%s: layer %d has been filled", fn, (tfb_idx)layer);
+    next = *l;
+    status = tfb__kv_prepare(ctx, fn, &p, l, &next, layer);
+    if (status != TFB_OK) {
+        tfb__kv_abandon(kv, l, &next);
+        return status;
+    }
+    tfb__kv_settle(kv, l, &next);
+    for (b = 0; b < l->shape.batch; b++) tfb__kv_put_sample(&p, l, b);
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
+                                 const tfb_tensor *key, const tfb_tensor *value) {
+    TFB__ENTER(ctx);
+    return tfb__kv_update(ctx, "tfb_kv_append", kv, layer, key, value, NULL);
+}
+
+TFB_API tfb_status tfb_kv_update(tfb_ctx *ctx, tfb_kv *kv, int layer,
+                                 const tfb_tensor *key, const tfb_tensor *value,
+                                 const tfb_kv_update_opts *opts) {
+    TFB__ENTER(ctx);
+    return tfb__kv_update(ctx, "tfb_kv_update", kv, layer, key, value, opts);
+}
+
+/* --- Attention. --- */
+/* Options that say where keys are; the cache knows. */
+static tfb_status tfb__kv_check_attention(tfb_ctx *ctx, const char *fn,
+                                          const tfb_kv_shape *s,
+                                          const tfb_attention_opts *o) {
+    const char *bad = o->kv_start                   ? "kv_start"
+                      : o->kv_len                   ? "kv_len"
+                      : o->cu_q || o->cu_k          ? "cu_q or cu_k"
+                      : o->pages || o->page_skip    ? "pages"
+                      : o->key_pos0 || o->key_pos0s ? "key_pos0"
+                      : o->key_pinned               ? "key_pinned"
+                      : o->qk && !o->qk->keys_ready ? "qk without keys_ready"
+                                                    : NULL;
+    TFB__REQUIRE(!bad, ctx, TFB_ERR_ARG, "%s: the cache itself knows where keys are: %s",
+                 fn, bad);
+    TFB__REQUIRE(!s->window ||
+                     (o->window <= s->window && (!o->two_sided || o->left < s->window)),
+                 ctx, TFB_ERR_RANGE, "%s: a window of %d, the ring keeps %d rows", fn,
+                 o->two_sided ? o->left + 1 : o->window, s->window);
+    TFB__REQUIRE(!s->window || o->window_pinned <= s->pinned, ctx, TFB_ERR_RANGE,
+                 "%s: window_pinned is %d, the ring keeps %d", fn, o->window_pinned,
+                 s->pinned);
+    return TFB_OK;
+}
+
+/* No query may look for a key that a ring has lost, or that mask and bias do not know. */
+static tfb_status tfb__kv_check_reach(tfb_ctx *ctx, const char *fn, const tfb__attn *a) {
+    const tfb_kv_shape *s = &a->cache->shape;
+    const tfb_idx back = a->o.two_sided ? a->o.left : a->o.window - 1;
+    tfb_idx b;
+    for (b = 0; s->window && (a->o.causal || a->o.two_sided) && b < a->seqs; b++) {
+        const tfb_kv_row *r = a->cache->row + b;
+        const tfb_idx at = tfb__attn_sequence(a, b).stand - back;
+        const tfb_idx known = TFB__MAX(r->lost, a->cache_kept ? r->end - s->window : 0);
+        TFB__REQUIRE(!a->T || TFB__MAX(at, r->first) >= known || known <= s->pinned, ctx,
+                     TFB_ERR_RANGE,
+                     "%s: a query of sample %d looks back to %d, the ring to %d", fn, b,
+                     at, known);
+    }
+    return TFB_OK;
+}
+
+/* Keys and values as attention sees them: their shapes, and strides inside a page. */
+static void tfb__kv_tensors(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_tensor *q,
+                            const tfb_tensor *y, tfb_idx S, tfb_tensor *k,
+                            tfb_tensor *v) {
+    const int known = l->shape.kv_heads > 0;
+    const tfb_idx B = known && l->shape.batch ? l->shape.batch : q->shape[0];
+    const tfb_idx G = known ? l->shape.kv_heads : 1; /* needs the most scratch */
+    *k =
+        tfb_view4(tfb__iota, kv->dtype, B, G, S, known ? l->shape.head_dim : q->shape[3]);
+    *v = tfb_view4(tfb__iota, kv->dtype, B, G, S, known ? l->shape.v_dim : y->shape[3]);
+    k->stride[0] = k->stride[1] = k->stride[2] = 0;
+    v->stride[0] = v->stride[1] = 0;
+}
+
+/* All checks but those of outputs; the plan of a call. */
+static tfb_status tfb__kv_attention_resolve(tfb_ctx *ctx, const char *fn,
+                                            const tfb_kv *kv, int layer,
+                                            const tfb_tensor *q, const tfb_tensor *y,
+                                            const tfb_attention_opts *opts,
+                                            tfb__attn *a) {
+    const tfb_kv_layer *l;
+    tfb_tensor k, v;
+    tfb_idx b, S = 0;
+    TFB__TRY(tfb__kv_check_layer(ctx, fn, kv, layer));
+    l = kv->layer + layer;
+    tfb__attention_new(a, opts);
+    TFB__TRY(tfb__kv_check_attention(ctx, fn, &l->shape, &a->o));
+    TFB__REQUIRE(l->touched || ctx->measuring, ctx, TFB_ERR_ARG,
+                 "%s: layer %d holds nothing yet", fn, (tfb_idx)layer);
+    TFB__TRY(tfb__check(ctx, fn, "q", q, TFB__MASK(TFB_F32), 4, 4));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
+    a->kv = kv;
+    a->cache = l;
+    a->cache_kept = a->o.mask || a->o.bias || !(a->o.causal || a->o.two_sided);
+    a->o.key_pinned = l->shape.pinned;
+    if (a->o.causal && !a->o.two_sided && !a->o.window) a->o.window = l->shape.window;
+    if (l->shape.window && !a->o.window_pinned) a->o.window_pinned = l->shape.pinned;
+    for (b = 0; b < l->shape.batch; b++) S = TFB__MAX(S, tfb__attn_sequence(a, b).hi);
+    tfb__kv_tensors(kv, l, q, y, S, &k, &v);
+    TFB__TRY(tfb__attention_resolve(ctx, fn, q, &k, &v, a));
+    return ctx->measuring ? TFB_OK : tfb__kv_check_reach(ctx, fn, a);
+}
+
+TFB_API tfb_status tfb_kv_attention(tfb_ctx *ctx, const tfb_kv *kv, int layer,
+                                    const tfb_tensor *q, const tfb_attention_opts *opts,
+                                    tfb_tensor *y) {
+    const char *fn = "tfb_kv_attention";
+    tfb__attn a;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_attention_resolve(ctx, fn, kv, layer, q, y, opts, &a));
+    if (a.o.lse) TFB__TRY(tfb__check(ctx, fn, "lse", a.o.lse, TFB__MASK(TFB_F32), 3, 3));
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, "y", kv, y));
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, "lse", kv, a.o.lse));
+    return tfb__attention_finish(ctx, fn, q, NULL, NULL, y, &a);
+}
+
+/* --- Fewer rows. --- */
+/* I32 [B] of a ragged cache, one for each sample of every layer that has any. */
+static tfb_status tfb__kv_check_each(tfb_ctx *ctx, const char *fn, const char *name,
+                                     const tfb_kv *kv, const tfb_tensor *each,
+                                     int one_will_do) {
+    int i;
+    if (!each) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, name, each, TFB__MASK(TFB_I32), 1, 1));
+    if (one_will_do && each->shape[0] == 1) return TFB_OK;
+    TFB__REQUIRE(kv->ragged, ctx, TFB_ERR_ARG, "%s: %s goes with ragged caches", fn,
+                 name);
+    for (i = 0; i < kv->layers; i++)
+        if (kv->layer[i].touched)
+            TFB__TRY(tfb__check_extent(ctx, fn, name, each, 0, kv->layer[i].shape.batch));
+    return TFB_OK;
+}
+
+static tfb_idx tfb__kv_each(const tfb_tensor *each, tfb_idx b, tfb_idx n) {
+    if (!each) return n;
+    return tfb__i32_at(each, each->shape[0] > 1 ? b : 0);
+}
+
+/* A sample after crop. */
+static tfb_kv_row tfb__kv_cropped(const tfb_kv_layer *l, const tfb_kv_row *r, tfb_idx n) {
+    const tfb_kv_shape *s = &l->shape;
+    const tfb_idx from = tfb__kv_from(s, r->first, r->end), have = tfb__kv_len(l, r);
+    tfb_kv_row to = *r;
+    n = n < 0 ? TFB__MAX(0, have + n) : TFB__MIN(n, have);
+    if (n == have) return to;
+    to.first = from > s->pinned ? from : r->first;
+    to.end = from + n - s->pinned;
+    if (s->pinned && n <= s->pinned) { /* only pinned ones are left */
+        to.end = n;
+        to.first = to.lost = 0;
+    }
+    return to;
+}
+
+TFB_API tfb_status tfb_kv_crop(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
+                               const tfb_tensor *each) {
+    const char *fn = "tfb_kv_crop";
+    tfb_idx b;
+    int i, change;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check(ctx, fn, kv));
+    TFB__TRY(tfb__kv_check_each(ctx, fn, "each", kv, each, 0));
+    for (change = 0; change < 2 && !ctx->measuring; change++)
+        for (i = 0; i < kv->layers; i++)
+            for (b = 0; b < kv->layer[i].shape.batch; b++) {
+                tfb_kv_row *r = kv->layer[i].row + b;
+                const tfb_kv_row to =
+                    tfb__kv_cropped(kv->layer + i, r, tfb__kv_each(each, b, n));
+                TFB__REQUIRE(!kv->marked || to.end >= TFB__MIN(r->end, r->mark_end), ctx,
+                             TFB_ERR_RANGE,
+                             "%s: sample %d of layer %d was longer at the mark", fn, b,
+                             (tfb_idx)i);
+                if (change) *r = to;
+            }
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_kv_keep_last(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
+                                    const tfb_tensor *each) {
+    const char *fn = "tfb_kv_keep_last";
+    tfb_idx b;
+    int i, change;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check(ctx, fn, kv));
+    TFB__TRY(tfb__kv_check_each(ctx, fn, "each", kv, each, 0));
+    for (change = 0; change < 2 && !ctx->measuring; change++)
+        for (i = 0; i < kv->layers; i++)
+            for (b = 0; b < kv->layer[i].shape.batch; b++) {
+                tfb_kv_row *r = kv->layer[i].row + b;
+                const tfb_kv_shape *s = &kv->layer[i].shape;
+                const tfb_idx from = tfb__kv_from(s, r->first, r->end);
+                const tfb_idx keep = tfb__kv_each(each, b, n);
+                TFB__REQUIRE(keep >= 0, ctx, TFB_ERR_RANGE, "%s: %d rows of sample %d",
+                             fn, keep, b);
+                if (change && keep < r->end - from) r->first = r->end - keep;
+            }
+    return TFB_OK;
+}
+
+/* --- Other samples. --- */
+static tfb_status tfb__kv_check_unmarked(tfb_ctx *ctx, const char *fn, const tfb_kv *kv) {
+    TFB__TRY(tfb__kv_check(ctx, fn, kv));
+    TFB__REQUIRE(!kv->marked, ctx, TFB_ERR_ARG, "%s: kv has a mark, which it would void",
+                 fn);
+    return TFB_OK;
+}
+
+/* Which sample becomes sample i of a new batch of n; owner[s] says who took its pages. */
+typedef struct tfb__kv_choice {
+    const tfb_tensor *index;
+    tfb_idx repeats, n; /* n of the layer at hand */
+    tfb_kv_layer *next; /* a copy of every layer, cache after cache */
+    tfb_kv_row *was;
+    tfb_idx *owner;
+} tfb__kv_choice;
+
+static tfb_idx tfb__kv_source(const tfb__kv_choice *c, tfb_idx i) {
+    return c->index ? tfb__i32_at(c->index, i) : i / c->repeats;
+}
+
+static tfb_idx tfb__kv_chosen(const tfb__kv_choice *c, const tfb_kv_layer *l) {
+    const tfb_idx batch = TFB__MAX(1, l->shape.batch);
+    if (c->index) return c->index->shape[0];
+    return c->repeats > PTRDIFF_MAX / batch ? PTRDIFF_MAX : c->repeats * batch;
+}
+
+/* Pages that repeats need beyond those that samples nobody chose leave behind. */
+static tfb_idx tfb__kv_choice_lack(const tfb__kv_choice *c, tfb_kv_layer *l, tfb_idx n) {
+    tfb_idx lack = 0, b, i;
+    for (b = 0; b < l->rows; b++) {
+        const tfb_idx all = l->pages;
+        tfb_idx uses = 0;
+        for (i = 0; b < l->shape.batch && i < n; i++) uses += tfb__kv_source(c, i) == b;
+        if (uses) lack += (uses - 1) * tfb__kv_copy_pages(l, l->row + b, NULL);
+        for (i = 0; !uses && i < all; i++) lack -= l->row[b].pages[i] != NULL;
+    }
+    return lack;
+}
+
+/* Every index of every layer. */
+static tfb_status tfb__kv_check_choice(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                       const tfb__kv_choice *c) {
+    tfb_idx i;
+    int at;
+    TFB__TRY(tfb__kv_check_unmarked(ctx, fn, kv));
+    for (at = 0; at < kv->layers; at++) {
+        const tfb_kv_layer *l = kv->layer + at;
+        const tfb_idx n = tfb__kv_chosen(c, l);
+        if (!l->touched) continue;
+        TFB__REQUIRE(n < PTRDIFF_MAX / 8 / (tfb_idx)sizeof *l->row, ctx, TFB_ERR_RANGE,
+                     "%s: %d samples overflow", fn, n);
+        TFB__REQUIRE(!kv->is_static || n <= l->rows, ctx, TFB_ERR_FULL,
+                     "%s: %d samples, layer %d has room for %d", fn, n, (tfb_idx)at,
+                     l->rows);
+        for (i = 0; !ctx->measuring && c->index && i < n; i++)
+            TFB__REQUIRE(tfb__kv_source(c, i) >= 0 &&
+                             tfb__kv_source(c, i) < l->shape.batch,
+                         ctx, TFB_ERR_RANGE, "%s: index[%d] is %d, layer %d has %d", fn,
+                         i, tfb__kv_source(c, i), (tfb_idx)at, l->shape.batch);
+    }
+    return TFB_OK;
+}
+
+/* The samples of a layer change places; repeats are copied. */
+static void tfb__kv_choose(const tfb__kv_choice *c, tfb_kv_layer *l, tfb_idx n) {
+    tfb_idx i, s, unused = 0;
+    memcpy((void *)c->was, (const void *)l->row, (size_t)l->rows * sizeof *l->row);
+    for (i = 0; i < l->rows; i++) c->owner[i] = -1;
+    for (i = 0; i < n; i++)
+        if (c->owner[tfb__kv_source(c, i)] < 0) c->owner[tfb__kv_source(c, i)] = i;
+    for (i = 0; i < l->rows; i++)
+        if (c->owner[i] < 0) tfb__kv_push_all(l, l->row + i);
+    for (i = 0; i < n; i++)
+        if (c->owner[tfb__kv_source(c, i)] == i) l->row[i] = c->was[tfb__kv_source(c, i)];
+    for (i = 0; i < l->rows; i++) {
+        const tfb_kv_row *from;
+        char **pages;
+        s = i < n ? tfb__kv_source(c, i) : 0;
+        if (i < n && c->owner[s] == i) continue;
+        while (c->owner[unused] >= 0) unused++;
+        pages = c->was[unused++].pages;
+        from = l->row + c->owner[s];
+        if (i < n) l->row[i] = *from;
+        else memset((void *)(l->row + i), 0, sizeof *l->row);
+        l->row[i].pages = pages;
+        if (i < n) tfb__kv_copy_pages(l, from, l->row + i);
+    }
+    l->shape.batch = n;
+}
+
+/* Pages and places for all layers of all caches; what fails is for the caller to undo. */
+static tfb_status tfb__kv_choice_prepare(tfb_ctx *ctx, const char *fn, tfb_kv **kv,
+                                         int caches, const tfb__kv_choice *c) {
+    tfb_kv_layer *next = c->next;
+    int i, at;
+    for (i = 0; i < caches; i++)
+        for (at = 0; at < kv[i]->layers; at++, next++) {
+            const tfb_kv_layer *l = kv[i]->layer + at;
+            const tfb_idx n = tfb__kv_chosen(c, l);
+            if (!l->touched) continue;
+            TFB__TRY(
+                tfb__kv_reserve(ctx, fn, kv[i], next, tfb__kv_choice_lack(c, next, n)));
+            TFB__TRY(tfb__kv_widen(ctx, fn, kv[i], l, next, n, l->pages));
+        }
+    return TFB_OK;
+}
+
+/* New batches for all caches, or for none. */
+static tfb_status tfb__kv_gather(tfb_ctx *ctx, const char *fn, tfb_kv **kv, int caches,
+                                 tfb__kv_choice *c) {
+    tfb_idx layers = 0, rows = 1;
+    tfb_kv_layer *next;
+    tfb__mark mark;
+    tfb_status status;
+    int i, at;
+    for (i = 0; i < caches; i++) {
+        TFB__TRY(tfb__kv_check_choice(ctx, fn, kv[i], c));
+        layers += kv[i]->layers;
+        for (at = 0; at < kv[i]->layers; at++) {
+            const tfb_kv_layer *l = kv[i]->layer + at;
+            if (l->touched)
+                rows = TFB__MAX(rows, TFB__MAX(l->rows, tfb__kv_chosen(c, l)));
+        }
+    }
+    mark = tfb__scratch_begin(ctx);
+    c->next = (tfb_kv_layer *)tfb__take(ctx, layers, sizeof *c->next);
+    c->was = (tfb_kv_row *)tfb__take(ctx, rows, sizeof *c->was);
+    c->owner = (tfb_idx *)tfb__take(ctx, rows, sizeof *c->owner);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring) {
+        for (i = 0, next = c->next; i < caches; next += kv[i++]->layers)
+            memcpy((void *)next, (const void *)kv[i]->layer,
+                   (size_t)kv[i]->layers * sizeof *next);
+        status = tfb__kv_choice_prepare(ctx, fn, kv, caches, c);
+        for (i = 0, next = c->next; i < caches; i++)
+            for (at = 0; at < kv[i]->layers; at++, next++) {
+                tfb_kv_layer *l = kv[i]->layer + at;
+                const tfb_idx n = tfb__kv_chosen(c, l);
+                if (status != TFB_OK) tfb__kv_abandon(kv[i], l, next);
+                else if (l->touched) {
+                    tfb__kv_settle(kv[i], l, next);
+                    tfb__kv_choose(c, l, n);
+                }
+            }
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+static tfb_status tfb__kv_select(tfb_ctx *ctx, const char *fn, tfb_kv **kv, int caches,
+                                 const tfb_tensor *index) {
+    tfb__kv_choice c;
+    int i;
+    memset((void *)&c, 0, sizeof c);
+    c.index = index;
+    TFB__TRY(tfb__check(ctx, fn, "index", index, TFB__MASK(TFB_I32), 1, 1));
+    TFB__REQUIRE(index->shape[0] > 0, ctx, TFB_ERR_SHAPE, "%s: index is empty", fn);
+    for (i = 0; i < caches; i++) {
+        TFB__TRY(tfb__kv_check(ctx, fn, kv[i]));
+        TFB__TRY(tfb__kv_check_alias(ctx, fn, "index", kv[i], index));
+    }
+    return tfb__kv_gather(ctx, fn, kv, caches, &c);
+}
+
+static tfb_status tfb__kv_repeat(tfb_ctx *ctx, const char *fn, tfb_kv **kv, int caches,
+                                 tfb_idx repeats) {
+    tfb__kv_choice c;
+    memset((void *)&c, 0, sizeof c);
+    c.repeats = repeats;
+    TFB__REQUIRE(repeats > 0, ctx, TFB_ERR_RANGE, "%s: repeats is %d", fn, repeats);
+    return tfb__kv_gather(ctx, fn, kv, caches, &c);
+}
+
+TFB_API tfb_status tfb_kv_select(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *index) {
+    TFB__ENTER(ctx);
+    return tfb__kv_select(ctx, "tfb_kv_select", &kv, 1, index);
+}
+
+TFB_API tfb_status tfb_kv_repeat_interleave(tfb_ctx *ctx, tfb_kv *kv, tfb_idx repeats) {
+    TFB__ENTER(ctx);
+    return tfb__kv_repeat(ctx, "tfb_kv_repeat_interleave", &kv, 1, repeats);
+}
+
+TFB_API tfb_status tfb_kv_pair_select(tfb_ctx *ctx, tfb_kv_pair *pair,
+                                      const tfb_tensor *index) {
+    tfb_kv *both[2];
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(pair, ctx, TFB_ERR_ARG, "tfb_kv_pair_select: pair is NULL");
+    both[0] = &pair->self;
+    both[1] = &pair->cross;
+    return tfb__kv_select(ctx, "tfb_kv_pair_select", both, 2, index);
+}
+
+TFB_API tfb_status tfb_kv_pair_repeat_interleave(tfb_ctx *ctx, tfb_kv_pair *pair,
+                                                 tfb_idx repeats) {
+    tfb_kv *both[2];
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(pair, ctx, TFB_ERR_ARG, "tfb_kv_pair_repeat_interleave: pair is NULL");
+    both[0] = &pair->self;
+    both[1] = &pair->cross;
+    return tfb__kv_repeat(ctx, "tfb_kv_pair_repeat_interleave", both, 2, repeats);
+}
+
+TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair) {
+    tfb_kv_reset(pair ? &pair->self : NULL);
+    tfb_kv_reset(pair ? &pair->cross : NULL);
+}
+
+TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair) {
+    tfb_kv_free(pair ? &pair->self : NULL);
+    tfb_kv_free(pair ? &pair->cross : NULL);
+}
+
+TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx dst) {
+    const char *fn = "tfb_kv_fork";
+    tfb_status status = TFB_OK;
+    tfb_kv_layer *next;
+    tfb__mark mark;
+    tfb_idx n;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check_unmarked(ctx, fn, kv));
+    for (i = 0; i < kv->layers; i++) {
+        n = kv->layer[i].shape.batch;
+        TFB__REQUIRE(!kv->layer[i].touched ||
+                         (src >= 0 && dst >= 0 && src < n && dst < n),
+                     ctx, TFB_ERR_RANGE, "%s: from %d to %d, layer %d has %d samples", fn,
+                     src, dst, (tfb_idx)i, n);
+    }
+    if (src == dst) return TFB_OK;
+    mark = tfb__scratch_begin(ctx);
+    next = (tfb_kv_layer *)tfb__take(ctx, kv->layers, sizeof *next);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status != TFB_OK || ctx->measuring) return tfb__scratch_end(ctx, mark, status);
+    memcpy((void *)next, (const void *)kv->layer, (size_t)kv->layers * sizeof *next);
+    for (i = 0; i < kv->layers && status == TFB_OK; i++) {
+        tfb_idx lack, at;
+        if (!next[i].touched) continue;
+        lack = tfb__kv_copy_pages(next + i, next[i].row + src, NULL);
+        for (at = 0; at < next[i].pages; at++) lack -= next[i].row[dst].pages[at] != NULL;
+        status = tfb__kv_reserve(ctx, fn, kv, next + i, lack);
+    }
+    for (i = 0; i < kv->layers; i++) {
+        tfb_kv_layer *l = kv->layer + i;
+        char **pages;
+        if (status != TFB_OK) tfb__kv_abandon(kv, l, next + i);
+        if (status != TFB_OK || !l->touched) continue;
+        tfb__kv_settle(kv, l, next + i);
+        tfb__kv_push_all(l, l->row + dst);
+        pages = l->row[dst].pages;
+        l->row[dst] = l->row[src];
+        l->row[dst].pages = pages;
+        tfb__kv_copy_pages(l, l->row + src, l->row + dst);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- Positions that move. --- */
+/* Turns the keys of some rows of a sample; trig and x have room for a row. */
+static void tfb__kv_turn(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_row *r, tfb_idx from,
+                         tfb_idx to, const tfb__rope_plan *plan, const float *cosine,
+                         const float *sine, float *x) {
+    const tfb_idx D = l->shape.head_dim;
+    const tfb_tensor row = tfb_view4(x, TFB_F32, 1, 1, 1, D);
+    tfb_idx i, g;
+    for (i = from; i < TFB__MIN(to, tfb__kv_len(l, r)); i++)
+        for (g = 0; g < l->shape.kv_heads; g++) {
+            char *key, *value;
+            tfb__kv_find(kv, l, r, g, tfb__kv_number(l, r, i), &key, &value);
+            tfb__kv_load_row(kv->dtype, key, TFB__PANEL, D, &row, 0);
+            tfb__rope_row(plan, D, x, 1, x, 1, cosine, sine);
+            tfb__kv_store_row(kv->dtype, key, TFB__PANEL, D, &row, 0);
+        }
+    /* rows behind the window have not been turned: nobody may look at them */
+    if (l->shape.window) r->lost = TFB__MAX(r->lost, r->end - l->shape.window);
+}
+
+TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx from,
+                                tfb_idx to, tfb_idx delta, const tfb_rope_opts *rope) {
+    const char *fn = "tfb_kv_shift";
+    const tfb_idx limit = (tfb_idx)1 << 24;
+    tfb_rope_opts o;
+    tfb__mark mark;
+    tfb_status status;
+    tfb_idx most = 0, s;
+    float *hi;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check_unmarked(ctx, fn, kv));
+    TFB__REQUIRE(rope, ctx, TFB_ERR_ARG, "%s: rope is NULL", fn);
+    TFB__REQUIRE(from >= 0 && from <= to && delta > -limit && delta < limit, ctx,
+                 TFB_ERR_RANGE, "%s: rows %d to %d by %d", fn, from, to, delta);
+    TFB__REQUIRE(rope->axes <= 1, ctx, TFB_ERR_ARG, "%s: rope has %d axes", fn,
+                 (tfb_idx)rope->axes);
+    o = *rope;
+    o.positions = NULL;
+    o.start = 0;
+    o.magnitude = 1;
+    memset((void *)o.grid, 0, sizeof o.grid);
+    for (i = 0; i < kv->layers; i++) {
+        const tfb_kv_layer *l = kv->layer + i;
+        tfb__rope_plan plan;
+        if (!l->touched) continue;
+        TFB__TRY(tfb__rope_check(ctx, fn, &o, l->shape.head_dim, &plan));
+        TFB__REQUIRE(b >= -1 && b < l->shape.batch, ctx, TFB_ERR_RANGE,
+                     "%s: b is %d, layer %d has %d samples", fn, b, (tfb_idx)i,
+                     l->shape.batch);
+        most = TFB__MAX(most, l->shape.head_dim);
+    }
+    mark = tfb__scratch_begin(ctx);
+    hi = (float *)tfb__take(ctx, 3, tfb__size_mul((size_t)most, sizeof *hi));
+    status = tfb__scratch_ready(ctx, fn);
+    for (i = 0; status == TFB_OK && !ctx->measuring && i < kv->layers; i++) {
+        tfb_kv_layer *l = kv->layer + i;
+        tfb__rope_plan plan;
+        float *cosine;
+        if (!l->touched) continue;
+        tfb__rope_check(ctx, fn, &o, l->shape.head_dim, &plan);
+        plan.hi = hi;
+        plan.lo = hi + plan.half;
+        cosine = plan.lo + plan.half;
+        tfb__rope_fill(&o, &plan);
+        tfb__rope_angles(&plan, &delta, cosine, cosine + plan.half);
+        for (s = 0; s < l->shape.batch; s++)
+            if (b < 0 || s == b)
+                tfb__kv_turn(kv, l, l->row + s, from, to, &plan, cosine,
+                             cosine + plan.half, cosine + 2 * plan.half);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- Marks. --- */
+TFB_API tfb_status tfb_kv_mark(tfb_ctx *ctx, tfb_kv *kv) {
+    tfb_idx b;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check(ctx, "tfb_kv_mark", kv));
+    if (ctx->measuring) return TFB_OK;
+    for (i = 0; i < kv->layers; i++) {
+        tfb_kv_layer *l = kv->layer + i;
+        l->mark_touched = l->touched;
+        for (b = 0; b < l->rows; b++) {
+            l->row[b].mark_first = l->row[b].first;
+            l->row[b].mark_end = l->row[b].end;
+        }
+    }
+    kv->marked = 1;
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_kv_rollback(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *keep) {
+    const char *fn = "tfb_kv_rollback";
+    tfb_idx b;
+    int i, change;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check(ctx, fn, kv));
+    TFB__REQUIRE(kv->marked, ctx, TFB_ERR_ARG, "%s: kv has no mark", fn);
+    TFB__TRY(tfb__kv_check_each(ctx, fn, "keep", kv, keep, 1));
+    for (change = 0; change < 2 && !ctx->measuring; change++)
+        for (i = 0; i < kv->layers; i++) {
+            tfb_kv_layer *l = kv->layer + i;
+            tfb_idx kept = 0;
+            for (b = 0; b < l->shape.batch; b++) {
+                tfb_kv_row *r = l->row + b;
+                const tfb_idx n = tfb__kv_each(keep, b, 0);
+                TFB__REQUIRE(n >= 0 && n <= r->end - r->mark_end, ctx, TFB_ERR_RANGE,
+                             "%s: keep %d of %d rows of sample %d, layer %d", fn, n,
+                             r->end - r->mark_end, b, (tfb_idx)i);
+                kept += n;
+                if (!change) continue;
+                r->first = r->mark_first;
+                r->end = r->mark_end + n;
+            }
+            if (change && !l->mark_touched && !kept) tfb__kv_untouch(kv, l);
+        }
+    return TFB_OK;
+}
+
+TFB_API void tfb_kv_commit(tfb_kv *kv) {
+    if (kv) kv->marked = 0;
+}
+
+/* --- Saving. Everything is little-endian. A head of 48 bytes: magic, version, then what
+ * the sum covers: total bytes, dtype, layers, ragged. For each layer seven numbers of 8
+ * bytes: touched, batch, kv_heads, head_dim, v_dim, window, pinned; for each sample first
+ * and end; then head by head the keys and the values of the rows kept, row by row, each
+ * sample filled up to 8 bytes. --- */
+#define TFB__KV_SAVE_HEAD    48
+#define TFB__KV_SAVE_VERSION 1u
+#define TFB__KV_SAVE_NUMBERS 7
+
+typedef struct tfb__kv_bytes {
+    char *to;         /* writing: NULL only counts */
+    const char *from; /* reading */
+    size_t at, size;
+} tfb__kv_bytes;
+
+static void tfb__kv_write(tfb__kv_bytes *f, uint64_t value, int bytes) {
+    int i;
+    for (i = 0; i < bytes; i++, value >>= 8, f->at++)
+        if (f->to) f->to[f->at] = (char)(unsigned char)(value & 255);
+}
+
+/* Past the end there are zeros. */
+static uint64_t tfb__kv_read(tfb__kv_bytes *f, int bytes) {
+    uint64_t value = 0;
+    int i;
+    for (i = 0; i < bytes; i++, f->at++)
+        if (f->at < f->size) value |= (uint64_t)(unsigned char)f->from[f->at] << (8 * i);
+    return value;
+}
+
+/* FNV-1a over words of 32 bits. A word that changes always changes the sum. */
+static uint64_t tfb__kv_sum(const char *from, size_t size) {
+    tfb__kv_bytes f;
+    uint64_t sum = 0xCBF29CE484222325u;
+    memset((void *)&f, 0, sizeof f);
+    f.from = from;
+    f.size = size;
+    while (f.at < size) sum = (sum ^ tfb__kv_read(&f, 4)) * 0x100000001B3u;
+    return sum;
+}
+
+/* Bytes of the rows of one sample. */
+static size_t tfb__kv_sample_bytes(const tfb_kv_shape *s, tfb_idx rows, tfb_dtype dtype) {
+    size_t n = tfb__size_mul((size_t)s->kv_heads, (size_t)rows);
+    n = tfb__size_mul(n, tfb__size_add((size_t)s->head_dim, (size_t)s->v_dim));
+    n = tfb__size_mul(n, tfb_dtype_size(dtype));
+    return tfb__size_add(n, 7) / 8 * 8;
+}
+
+/* The rows of a sample to bytes or back; they are little-endian in pages too. */
+static void tfb__kv_move_sample(const tfb_kv *kv, const tfb_kv_layer *l,
+                                const tfb_kv_row *r, tfb__kv_bytes *f) {
+    const tfb_idx size = (tfb_idx)tfb_dtype_size(kv->dtype), rows = tfb__kv_len(l, r);
+    const size_t end = f->at + tfb__kv_sample_bytes(&l->shape, rows, kv->dtype);
+    tfb_idx g, i, d;
+    int is_value;
+    for (g = 0; (f->to || f->from) && g < l->shape.kv_heads; g++)
+        for (is_value = 0; is_value < 2; is_value++)
+            for (i = 0; i < rows; i++) {
+                const tfb_idx n = is_value ? l->shape.v_dim : l->shape.head_dim;
+                char *place[2];
+                tfb__kv_find(kv, l, r, g, tfb__kv_number(l, r, i), place, place + 1);
+                for (d = 0; d < n; d++, f->at += (size_t)size) {
+                    char *p = place[is_value] + d * (is_value ? 1 : TFB__PANEL) * size;
+                    if (f->to) memcpy(f->to + f->at, p, (size_t)size);
+                    else memcpy(p, f->from + f->at, (size_t)size);
+                }
+            }
+    while (f->to && f->at < end) tfb__kv_write(f, 0, 1);
+    f->at = end;
+}
+
+/* All of a save but its head. */
+static void tfb__kv_save_layers(const tfb_kv *kv, tfb__kv_bytes *f) {
+    tfb_idx b;
+    int i, j;
+    for (i = 0; i < kv->layers; i++) {
+        const tfb_kv_layer *l = kv->layer + i;
+        const tfb_kv_shape *s = &l->shape;
+        tfb_idx number[TFB__KV_SAVE_NUMBERS];
+        memset((void *)number, 0, sizeof number);
+        number[5] = s->window;
+        number[6] = s->pinned;
+        if (l->touched) {
+            number[0] = 1;
+            number[1] = s->batch;
+            number[2] = s->kv_heads;
+            number[3] = s->head_dim;
+            number[4] = s->v_dim;
+        }
+        for (j = 0; j < TFB__KV_SAVE_NUMBERS; j++)
+            tfb__kv_write(f, (uint64_t)number[j], 8);
+        for (b = 0; b < s->batch; b++) {
+            tfb__kv_write(f, (uint64_t)l->row[b].first, 8);
+            tfb__kv_write(f, (uint64_t)l->row[b].end, 8);
+        }
+        for (b = 0; b < s->batch; b++) tfb__kv_move_sample(kv, l, l->row + b, f);
+    }
+}
+
+TFB_API size_t tfb_kv_save_bytes(const tfb_kv *kv) {
+    tfb__kv_bytes f;
+    memset((void *)&f, 0, sizeof f);
+    if (!kv || !kv->layer) return 0;
+    tfb__kv_save_layers(kv, &f);
+    return TFB__KV_SAVE_HEAD + f.at;
+}
+
+TFB_API tfb_status tfb_kv_save(tfb_ctx *ctx, const tfb_kv *kv, void *mem,
+                               size_t mem_bytes) {
+    const char *fn = "tfb_kv_save";
+    const size_t need = tfb_kv_save_bytes(kv);
+    tfb__kv_bytes f;
+    tfb_tensor to;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check(ctx, fn, kv));
+    TFB__REQUIRE(mem, ctx, TFB_ERR_ARG, "%s: mem is NULL", fn);
+    TFB__REQUIRE(mem_bytes >= need, ctx, TFB_ERR_RANGE, "%s: mem_bytes is %d, needs %d",
+                 fn, (tfb_idx)mem_bytes, (tfb_idx)need);
+    to = tfb_view1(mem, TFB_U8, (tfb_idx)need);
+    TFB__TRY(tfb__kv_check_alias(ctx, fn, "mem", kv, &to));
+    if (ctx->measuring) return TFB_OK;
+    memset((void *)&f, 0, sizeof f);
+    f.to = (char *)mem;
+    memcpy(mem, "TFBKVSAV", 8);
+    f.at = 8;
+    tfb__kv_write(&f, TFB__KV_SAVE_VERSION, 8);
+    f.at = 24;
+    tfb__kv_write(&f, (uint64_t)need, 8);
+    tfb__kv_write(&f, (uint64_t)(unsigned)kv->dtype, 4);
+    tfb__kv_write(&f, (uint64_t)(unsigned)kv->layers, 4);
+    tfb__kv_write(&f, (uint64_t)(unsigned)kv->ragged, 8);
+    tfb__kv_save_layers(kv, &f);
+    f.at = 16;
+    tfb__kv_write(&f, tfb__kv_sum(f.to + 24, need - 24), 8);
+    return TFB_OK;
+}
+
+/* The head, and that nothing has changed since. */
+static tfb_status tfb__kv_load_head(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                    tfb__kv_bytes *f) {
+    uint64_t version, sum, size;
+    TFB__REQUIRE(f->size >= TFB__KV_SAVE_HEAD && !memcmp(f->from, "TFBKVSAV", 8), ctx,
+                 TFB_ERR_FORMAT, "%s: the bytes are no saved cache", fn);
+    f->at = 8;
+    version = tfb__kv_read(f, 8);
+    sum = tfb__kv_read(f, 8);
+    size = tfb__kv_read(f, 8);
+    TFB__REQUIRE(version == TFB__KV_SAVE_VERSION, ctx, TFB_ERR_FORMAT,
+                 "%s: version %d is not known", fn, (tfb_idx)(version & 0xFFFF));
+    TFB__REQUIRE(size >= TFB__KV_SAVE_HEAD && size <= f->size && size % 8 == 0, ctx,
+                 TFB_ERR_FORMAT, "%s: the save is cut off", fn);
+    f->size = (size_t)size;
+    TFB__REQUIRE(sum == tfb__kv_sum(f->from + 24, f->size - 24), ctx, TFB_ERR_FORMAT,
+                 "%s: the bytes have changed since they were saved", fn);
+    TFB__REQUIRE(tfb__kv_read(f, 4) == (uint64_t)(unsigned)kv->dtype, ctx, TFB_ERR_DTYPE,
+                 "%s: rows of another dtype were saved", fn);
+    TFB__REQUIRE(tfb__kv_read(f, 4) == (uint64_t)(unsigned)kv->layers, ctx, TFB_ERR_SHAPE,
+                 "%s: another number of layers was saved", fn);
+    TFB__REQUIRE(tfb__kv_read(f, 8) == (uint64_t)(unsigned)kv->ragged, ctx, TFB_ERR_SHAPE,
+                 "%s: one of the two is ragged", fn);
+    return TFB_OK;
+}
+
+static tfb_idx tfb__kv_read_number(tfb__kv_bytes *f) {
+    const uint64_t value = tfb__kv_read(f, 8);
+    return value < (uint64_t)(PTRDIFF_MAX / 8) ? (tfb_idx)value : -1;
+}
+
+/* A sample's state in the cache that loads it. */
+static tfb_kv_row tfb__kv_load_state(tfb__kv_bytes *f, const tfb_kv_shape *s) {
+    tfb_kv_row r;
+    memset((void *)&r, 0, sizeof r);
+    r.first = tfb__kv_read_number(f);
+    r.end = tfb__kv_read_number(f);
+    if (s->window && r.first >= 0 && r.end >= r.first) { /* only kept rows were saved */
+        const tfb_idx from = tfb__kv_from(s, r.first, r.end);
+        r.lost = from > s->pinned ? TFB__MIN(from, r.end) : 0;
+    }
+    return r;
+}
+
+/* The numbers of a layer against the cache; touched is 0 if it is to be empty. */
+static tfb_status tfb__kv_load_shape(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                     int layer, tfb__kv_bytes *f, tfb_kv_shape *s,
+                                     int *touched) {
+    const tfb_kv_layer *l = kv->layer + layer;
+    const tfb_kv_shape *have = &l->shape;
+    tfb_idx number[TFB__KV_SAVE_NUMBERS];
+    int j;
+    for (j = 0; j < TFB__KV_SAVE_NUMBERS; j++) number[j] = tfb__kv_read_number(f);
+    *s = *have;
+    *touched = number[0] == 1;
+    s->batch = number[1];
+    s->kv_heads = number[2];
+    s->head_dim = number[3];
+    s->v_dim = number[4];
+    TFB__REQUIRE(number[5] == have->window && number[6] == have->pinned, ctx,
+                 TFB_ERR_SHAPE, "%s: layer %d has another window or pinned rows", fn,
+                 (tfb_idx)layer);
+    TFB__REQUIRE(number[0] == 0 || (*touched && s->batch > 0 && s->kv_heads > 0 &&
+                                    s->head_dim > 0 && s->v_dim > 0),
+                 ctx, TFB_ERR_FORMAT, "%s: layer %d has no shape", fn, (tfb_idx)layer);
+    if (!*touched) return TFB_OK;
+    TFB__REQUIRE(
+        !have->kv_heads || (s->kv_heads == have->kv_heads &&
+                            s->head_dim == have->head_dim && s->v_dim == have->v_dim),
+        ctx, TFB_ERR_SHAPE, "%s: layer %d has other heads or dims", fn, (tfb_idx)layer);
+    TFB__REQUIRE(!kv->is_static || s->batch <= l->rows, ctx, TFB_ERR_FULL,
+                 "%s: %d samples, layer %d has room for %d", fn, s->batch, (tfb_idx)layer,
+                 l->rows);
+    return TFB_OK;
+}
+
+/* The states of a layer's samples, which must make sense and have their rows behind
+ * them; *pages: what each sample needs a place for, *all: what all have together. */
+static tfb_status tfb__kv_load_states(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                      const tfb_kv_layer *next, tfb__kv_bytes *f,
+                                      tfb_idx *pages, tfb_idx *all) {
+    const tfb_kv_shape *s = &next->shape;
+    tfb_idx b, first = 0, end = 0;
+    size_t bytes = 0;
+    *pages = *all = 0;
+    TFB__REQUIRE((size_t)s->batch <= f->size / 16, ctx, TFB_ERR_FORMAT,
+                 "%s: the states of a layer are not all there", fn);
+    for (b = 0; b < s->batch; b++) {
+        const tfb_kv_row r = tfb__kv_load_state(f, s);
+        tfb_idx rows, need;
+        TFB__REQUIRE(r.first >= 0 && r.end >= r.first &&
+                         (kv->ragged || !b || (r.first == first && r.end == end)),
+                     ctx, TFB_ERR_FORMAT, "%s: sample %d has no length", fn, b);
+        first = r.first;
+        end = r.end;
+        rows = tfb__kv_rows(s, tfb__kv_from(s, first, end), end);
+        TFB__REQUIRE(!kv->is_static || s->window || rows <= s->max_tokens, ctx,
+                     TFB_ERR_FULL, "%s: %d rows, there is room for %d", fn, rows,
+                     s->max_tokens);
+        bytes = tfb__size_add(bytes, tfb__kv_sample_bytes(s, rows, kv->dtype));
+        need = tfb__kv_pages_for(kv, next, s->window ? r.lost : first, end);
+        *pages = TFB__MAX(*pages, need);
+        *all = (tfb_idx)tfb__size_add((size_t)*all, (size_t)need);
+    }
+    TFB__REQUIRE(bytes <= f->size && f->at <= f->size - bytes, ctx, TFB_ERR_FORMAT,
+                 "%s: the rows of a layer are not all there", fn);
+    f->at += bytes;
+    return TFB_OK;
+}
+
+/* Everything that can fail: all layers as they will be, in copies. */
+static tfb_status tfb__kv_load_prepare(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
+                                       tfb_kv_layer *next, tfb__kv_bytes *f) {
+    tfb_idx b, j, pages, need;
+    int i, touched;
+    for (i = 0; i < kv->layers; i++) {
+        const tfb_kv_layer *l = kv->layer + i;
+        tfb_kv_shape s;
+        TFB__TRY(tfb__kv_load_shape(ctx, fn, kv, i, f, &s, &touched));
+        next[i].touched = 0;
+        if (!touched) continue;
+        TFB__TRY(tfb__kv_touch(ctx, fn, kv, next + i, &s));
+        TFB__TRY(tfb__kv_load_states(ctx, fn, kv, next + i, f, &pages, &need));
+        for (b = 0; b < l->rows; b++)
+            for (j = 0; j < l->pages; j++) need -= l->row[b].pages[j] != NULL;
+        if (kv->is_static) continue;
+        TFB__TRY(tfb__kv_reserve(ctx, fn, kv, next + i, need));
+        TFB__TRY(tfb__kv_widen(ctx, fn, kv, l, next + i, s.batch, pages));
+    }
+    TFB__REQUIRE(f->at == f->size, ctx, TFB_ERR_FORMAT, "%s: %d bytes too many", fn,
+                 (tfb_idx)(f->size - f->at));
+    return TFB_OK;
+}
+
+/* A layer becomes what was saved. */
+static void tfb__kv_load_layer(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_layer *next,
+                               tfb__kv_bytes *f) {
+    tfb_idx b, i;
+    f->at += TFB__KV_SAVE_NUMBERS * 8;
+    if (!next->touched) {
+        tfb__kv_untouch(kv, l);
+        return;
+    }
+    tfb__kv_settle(kv, l, next);
+    for (b = 0; b < l->rows; b++) tfb__kv_push_all(l, l->row + b);
+    for (b = 0; b < l->shape.batch; b++) {
+        tfb_kv_row *r = l->row + b;
+        char **pages = r->pages;
+        *r = tfb__kv_load_state(f, &l->shape);
+        r->pages = pages;
+        for (i = 0; i < tfb__kv_len(l, r); i++) {
+            char **page = pages + tfb__kv_slot(l, tfb__kv_number(l, r, i) / l->page);
+            if (!*page) *page = tfb__kv_pop(l);
+        }
+    }
+    for (b = 0; b < l->shape.batch; b++) tfb__kv_move_sample(kv, l, l->row + b, f);
+}
+
+TFB_API tfb_status tfb_kv_load(tfb_ctx *ctx, tfb_kv *kv, const void *mem,
+                               size_t mem_bytes) {
+    const char *fn = "tfb_kv_load";
+    tfb_kv_layer *next;
+    tfb__kv_bytes f;
+    tfb__mark mark;
+    tfb_status status;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__kv_check_unmarked(ctx, fn, kv));
+    TFB__REQUIRE(mem, ctx, TFB_ERR_ARG, "%s: mem is NULL", fn);
+    memset((void *)&f, 0, sizeof f);
+    f.from = (const char *)mem;
+    f.size = mem_bytes;
+    if (!ctx->measuring) TFB__TRY(tfb__kv_load_head(ctx, fn, kv, &f));
+    mark = tfb__scratch_begin(ctx);
+    next = (tfb_kv_layer *)tfb__take(ctx, kv->layers, sizeof *next);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status != TFB_OK || ctx->measuring) return tfb__scratch_end(ctx, mark, status);
+    memcpy((void *)next, (const void *)kv->layer, (size_t)kv->layers * sizeof *next);
+    status = tfb__kv_load_prepare(ctx, fn, kv, next, &f);
+    f.at = TFB__KV_SAVE_HEAD;
+    for (i = 0; i < kv->layers; i++)
+        if (status == TFB_OK) tfb__kv_load_layer(kv, kv->layer + i, next + i, &f);
+        else tfb__kv_abandon(kv, kv->layer + i, next + i);
+    return tfb__scratch_end(ctx, mark, status);
 }
 
 /* ===== [17] TAIL ==================================================================== */
@@ -7162,13 +9053,18 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
  *     rare share one function (finish), or compilers take a minute and vectors spill.
  *   - Software prefetch helps only if it follows memory in order; sixteen rows at a time
  *     of a matrix are sixteen streams, more than most prefetchers follow.
- *
  *   - Exponentials far below 0 must not become subnormal: each would cost an assist.
  *   - kv_start moves where keys are counted from, a mask does not: left padding by
  *     kv_start keeps the bits of the unpadded sequence.
  *   - With kv_len the bottom right corner is at the last key that exists, not at S.
+ *   - A page of a cache that is to be copied may not be there: a sample whose rows have
+ *     all gone still ends at a position.
  *
  * Changes
+ *   0.4.0  KV caches: pages, rings with pinned rows, ragged batches, F16 and BF16, update
+ *          at positions, crop, keep_last, select, repeat_interleave, fork, shift, mark
+ *          and rollback, save and load, pairs; tfb_kv_attention. Made from tfb_kv_opts;
+ *          tfb_kv_get copies; TFB_KV_BYTES takes the size of the dtype
  *   0.3.0  attention: masks, bias, ALiBi, sinks, softcap, two-sided windows, lengths and
  *          starts, packed sequences, pages, F16 and BF16 keys and values, norm and rope
  *          of q and k, weights, merging of states, splits shared out among workers;

@@ -9,7 +9,7 @@ enum { T = 200, H = 6, G = 2, D = 32 }; /* tokens, query heads, kv heads, head d
 static float q[H * T * D], k[G * T * D], v[G * T * D], all[H * T * D], steps[H * T * D];
 
 /* The exact size of a cache and a bound for attention's scratch are constants. */
-static double cache[TFB_KV_BYTES(1, 1, G, D, D, T) / sizeof(double) + 1];
+static double cache[TFB_KV_BYTES(1, 1, G, D, D, T, sizeof(float)) / sizeof(double)];
 static double scratch[TFB_ATTENTION_SCRATCH(D, D, 1) / sizeof(double) + 1];
 static int errors;
 
@@ -35,25 +35,25 @@ static void forward(tfb_ctx *ctx, tfb_kv *kv, int t, int n, float *out) {
     tfb_attention_opts opts = TFB_INIT;
     opts.causal = TFB_CAUSAL_BOTTOM_RIGHT; /* the last query sees the last key */
     must(ctx, tfb_kv_append(ctx, kv, 0, &key, &value));
-    must(ctx, tfb_kv_get(ctx, kv, 0, &key, &value)); /* views: read where they lie */
-    must(ctx, tfb_attention(ctx, &query, &key, &value, &opts, &y));
+    must(ctx, tfb_kv_attention(ctx, kv, 0, &query, &opts, &y)); /* read where they lie */
 }
 
 int main(void) {
-    const tfb_kv_shape shape = {1, 1, G, D, D, T}; /* layers, batch, .., max_tokens */
-    tfb_tensor extra;
+    const tfb_kv_opts opts = {
+        .layers = 1,
+        .shape = {.batch = 1, .kv_heads = G, .head_dim = D, .max_tokens = T}};
     tfb_ctx ctx;
     tfb_kv kv;
     int t, same;
     fill(q, H * T * D, 37), fill(k, G * T * D, 61), fill(v, G * T * D, 83);
     must(&ctx, tfb_ctx_init_static(&ctx, scratch, sizeof scratch));
-    must(&ctx, tfb_kv_init_static(&ctx, &kv, &shape, cache, sizeof cache));
+    must(&ctx, tfb_kv_init_static(&ctx, &kv, &opts, cache, sizeof cache));
     forward(&ctx, &kv, 0, T, all); /* prefill: all at once */
     tfb_kv_reset(&kv);
     for (t = 0; t < T; t++) forward(&ctx, &kv, t, 1, steps); /* decode: one by one */
     same = memcmp(all, steps, sizeof all) == 0;
     printf("last output %.3f, same bits: %d\n", (double)all[H * T * D - 1], same);
-    extra = tokens(&ctx, k, G, 0, 1); /* a mistake on purpose: one token too many */
+    tfb_tensor extra = tokens(&ctx, k, G, 0, 1); /* a mistake: one token too many */
     if (tfb_kv_append(&ctx, &kv, 0, &extra, &extra) != TFB_ERR_FULL) errors++;
     printf("a mistake: %s\n", ctx.message);
     return !same || errors;

@@ -273,7 +273,7 @@ static tfb_tensor heads_of(const model *m, const float *data, tfb_idx T, tfb_idx
 static tfb_status attention_layer(tfb_ctx *ctx, const model *m, const layer *y, int l,
                                   tfb_kv *kv, const buffers *b, tfb_idx T) {
     const tfb_idx all = m->heads + 2 * m->kv_heads;
-    tfb_tensor x = tfb_view2(b->x, TFB_F32, T, m->dim), h = x, att = x, keys, values;
+    tfb_tensor x = tfb_view2(b->x, TFB_F32, T, m->dim), h = x, att = x;
     tfb_tensor qkv = tfb_view2(b->qkv, TFB_F32, T, all * m->head_dim);
     tfb_tensor q = heads_of(m, b->qkv, T, all, 0, m->heads);
     tfb_tensor k = heads_of(m, b->qkv, T, all, m->heads, m->kv_heads);
@@ -296,8 +296,7 @@ static tfb_status attention_layer(tfb_ctx *ctx, const model *m, const layer *y, 
     TRY(tfb_rope(ctx, &q, &rope, &q));
     TRY(tfb_rope(ctx, &k, &rope, &k));
     TRY(tfb_kv_append(ctx, kv, l, &k, &v));
-    TRY(tfb_kv_get(ctx, kv, l, &keys, &values));
-    TRY(tfb_attention(ctx, &q, &keys, &values, &causal, &o));
+    TRY(tfb_kv_attention(ctx, kv, l, &q, &causal, &o));
     return tfb_linear(ctx, &att, &y->wo, &residual, &x);
 }
 
@@ -355,19 +354,19 @@ static void session_free(session *s) {
 /* For up to `tokens` tokens at a time. scratch: bytes instead of the need, or 0. */
 static tfb_status session_init(session *s, const model *m, tfb_idx tokens,
                                const char *isa, size_t scratch) {
-    tfb_kv_shape shape = TFB_INIT;
+    tfb_kv_opts opts = TFB_INIT;
     tfb_ctx measure;
     memset(s, 0, sizeof *s);
-    shape.layers = (int)m->layers;
-    shape.batch = 1;
-    shape.kv_heads = m->kv_heads;
-    shape.head_dim = m->head_dim;
-    shape.max_tokens = m->seq_len;
-    s->cache = malloc(tfb_kv_bytes(&shape));
+    opts.layers = (int)m->layers;
+    opts.shape.batch = 1;
+    opts.shape.kv_heads = m->kv_heads;
+    opts.shape.head_dim = m->head_dim;
+    opts.shape.max_tokens = m->seq_len;
+    s->cache = malloc(tfb_kv_bytes(&opts));
     s->floats = malloc(buffers_floats(m, tokens) * sizeof(float));
     tfb_ctx_init_static(&s->ctx, NULL, 0);
     if (!s->cache || !s->floats) return TFB_ERR_MEMORY;
-    TRY(tfb_kv_init_static(&s->ctx, &s->kv, &shape, s->cache, tfb_kv_bytes(&shape)));
+    TRY(tfb_kv_init_static(&s->ctx, &s->kv, &opts, s->cache, tfb_kv_bytes(&opts)));
     buffers_set(&s->buffers, m, tokens, (float *)s->floats);
     tfb_ctx_init_measure(
         &measure); /* the same calls, nothing computed: how much scratch? */

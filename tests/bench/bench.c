@@ -18,7 +18,10 @@
  * of the peak of the table's own set. The peer "ours_plain" of fused layers is our own
  * packed product of the same M, N and K, of the same table: the ratio is what fusing
  * costs. The peer "naive" is attention by hand with a library's products, softmax between
- * them. --sweep looks for sizes that are slower than their neighbours instead.
+ * them. Rows kv_.. are steps with a cache of keys and values; their peer "concat" copies
+ * all rows into a new tensor for each token, "gather" copies those of all beams, "move"
+ * shifts a window by a row, and "append" is our append alone: ours over it is its share
+ * of a step. --sweep looks for sizes that are slower than their neighbours instead.
  *
  * To add a workload: a row in WORKLOADS and its shapes in ROWS. To add a peer: a row in
  * PEERS. To add the peak of an instruction set: a row in PEAKS. */
@@ -472,6 +475,8 @@ typedef struct job {
     int copies, copy, cold;
     float *scores; /* of the naive peer: likewise, and its room */
     size_t scores_room;
+    tfb_kv kv;            /* of kv_.. rows; the same rows as plain tensors, by layer, */
+    float *plain, *spare; /* keys before values, and what a layer is copied to */
 } job;
 
 enum { WINDOW_KEYS = 256 };
@@ -486,7 +491,14 @@ typedef struct layer {
     tfb_gate gate;
 } layer;
 
-typedef enum work_unit { FLOPS, READ, COPY } work_unit;
+typedef enum work_unit { FLOPS, READ, COPY, STEPS } work_unit;
+static const char *const UNITS[] = {"GF/s", "GB/s", "GB/s", "1/s"};
+
+/* Also competes, with ours of the same table. */
+typedef struct rival {
+    const char *name;
+    tfb_status (*run)(job *j);
+} rival;
 
 typedef struct workload {
     const char *name;
@@ -497,6 +509,7 @@ typedef struct workload {
     void (*peer)(job *j, const peer *p);
     double (*work)(const tfb_idx *n); /* flops or bytes of a call */
     const layer *layer;
+    const rival *rivals; /* two of them, or one and NULL */
 } workload;
 
 /* The tensors of products and layers; other workloads number theirs as they like. */
@@ -758,6 +771,141 @@ static void peer_causal(job *j, const peer *p) {
     naive(j, p, 1);
 }
 
+/* --- Caches: a step is one more token in all layers, or one new order of beams. --- */
+static const int32_t SWAPPED[] = {1, 0, 3, 2}, REPEATED[] = {0, 0, 1, 1};
+
+static void shape_kv(job *j) { /* layers B H G S D: S rows before the step */
+    const tfb_idx *n = j->n;
+    j->t[0] = tfb_view4(NULL, TFB_F32, n[1], n[2], 1, n[5]);
+    j->t[1] = j->t[2] = tfb_view4(NULL, TFB_F32, n[1], n[3], 1, n[5]);
+    j->t[3] = j->t[0];
+}
+
+static tfb_idx kv_floats(const job *j) { /* of the keys of a layer */
+    return j->n[1] * j->n[3] * j->n[4] * j->n[5];
+}
+
+static tfb_status kv_append(job *j) {
+    tfb_status status = TFB_OK;
+    int l;
+    if (tfb_kv_length(&j->kv, 0) >= j->n[4] + 64) /* a page takes 64 rows */
+        status = tfb_kv_crop(j->ctx, &j->kv, j->n[4], NULL);
+    for (l = 0; l < j->kv.layers && status == TFB_OK; l++)
+        status = tfb_kv_append(j->ctx, &j->kv, l, &j->t[1], &j->t[2]);
+    return status;
+}
+
+static tfb_status kv_ring(job *j) {
+    tfb_status status = TFB_OK;
+    int l;
+    for (l = 0; l < j->kv.layers && status == TFB_OK; l++)
+        status = tfb_kv_append(j->ctx, &j->kv, l, &j->t[1], &j->t[2]);
+    return status;
+}
+
+static tfb_status kv_decode(job *j) {
+    tfb_attention_opts o = TFB_INIT;
+    tfb_status status = tfb_kv_crop(j->ctx, &j->kv, j->n[4], NULL);
+    int l;
+    o.causal = TFB_CAUSAL_BOTTOM_RIGHT;
+    for (l = 0; l < j->kv.layers && status == TFB_OK; l++) {
+        status = tfb_kv_append(j->ctx, &j->kv, l, &j->t[1], &j->t[2]);
+        if (status != TFB_OK) break;
+        status = tfb_kv_attention(j->ctx, &j->kv, l, &j->t[0], &o, &j->t[3]);
+    }
+    return status;
+}
+
+static tfb_status kv_swap(job *j) {
+    const tfb_tensor index = tfb_view1(SWAPPED, TFB_I32, 4);
+    return tfb_kv_select(j->ctx, &j->kv, &index);
+}
+
+static tfb_status kv_repeat(job *j) {
+    const tfb_tensor index = tfb_view1(REPEATED, TFB_I32, 4);
+    return tfb_kv_select(j->ctx, &j->kv, &index);
+}
+
+/* Layer l's keys and values with a row more, in a new place. */
+static void concat_layer(job *j, int l) {
+    const size_t D = (size_t)j->n[5], rows = (size_t)j->n[4] * D;
+    const size_t heads = (size_t)(j->n[1] * j->n[3]);
+    const float *from = j->plain + 2 * l * kv_floats(j);
+    float *to = j->spare;
+    size_t part, i;
+    for (part = 0; part < 2; part++)
+        for (i = 0; i < heads; i++, from += rows, to += rows + D) {
+            memcpy(to, from, 4 * rows);
+            memcpy(to + rows, (float *)j->t[1 + part].data + i * D, 4 * D);
+        }
+}
+
+static tfb_status concat(job *j) {
+    int l;
+    for (l = 0; l < j->kv.layers; l++) concat_layer(j, l);
+    return TFB_OK;
+}
+
+static tfb_status concat_decode(job *j) {
+    tfb_tensor k = tfb_view4(j->spare, TFB_F32, j->n[1], j->n[3], j->n[4] + 1, j->n[5]);
+    tfb_tensor v = k;
+    tfb_attention_opts o = TFB_INIT;
+    tfb_status status = TFB_OK;
+    int l;
+    o.causal = TFB_CAUSAL_BOTTOM_RIGHT;
+    v.data = j->spare + tfb_numel(&k);
+    for (l = 0; l < j->kv.layers && status == TFB_OK; l++) {
+        concat_layer(j, l);
+        status = tfb_attention(j->ctx, &j->t[0], &k, &v, &o, &j->t[3]);
+    }
+    return status;
+}
+
+static tfb_status move_window(job *j) {
+    const size_t D = (size_t)j->n[5], rows = (size_t)j->n[4] * D;
+    const size_t heads = (size_t)(j->n[1] * j->n[3]);
+    float *at = j->plain;
+    size_t l, part, i;
+    for (l = 0; l < (size_t)j->n[0]; l++)
+        for (part = 0; part < 2; part++)
+            for (i = 0; i < heads; i++, at += rows) {
+                memmove(at, at + D, 4 * (rows - D));
+                memcpy(at + rows - D, (float *)j->t[1 + part].data + i * D, 4 * D);
+            }
+    return TFB_OK;
+}
+
+static tfb_status gather(job *j, const int32_t *index) {
+    const size_t all = (size_t)kv_floats(j), sample = all / (size_t)j->n[1];
+    size_t l, b;
+    for (l = 0; l < 2 * (size_t)j->n[0]; l++) {
+        const float *from = j->plain + l * all;
+        for (b = 0; b < (size_t)j->n[1]; b++)
+            memcpy(j->spare + b * sample, from + (size_t)index[b] * sample, 4 * sample);
+    }
+    return TFB_OK;
+}
+
+static tfb_status gather_swap(job *j) {
+    return gather(j, SWAPPED);
+}
+
+static tfb_status gather_repeat(job *j) {
+    return gather(j, REPEATED);
+}
+
+static double one_step(const tfb_idx *n) {
+    (void)n;
+    return 1e9;
+}
+
+static const rival PLAIN[] = {{"ours_plain", ours_plain}, {NULL, NULL}},
+                   CONCAT[] = {{"concat", concat}, {NULL, NULL}},
+                   GATHER_SWAP[] = {{"gather", gather_swap}, {NULL, NULL}},
+                   GATHER_REPEAT[] = {{"gather", gather_repeat}, {NULL, NULL}},
+                   MOVE[] = {{"move", move_window}, {NULL, NULL}},
+                   STEP[] = {{"concat", concat_decode}, {"append", kv_append}};
+
 static void shape_rows(job *j) { /* rows C */
     j->t[0] = j->t[1] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[1]);
 }
@@ -800,6 +948,10 @@ enum {
     DECODE = 1 << 15,
     DECODES = 1 << 15 | 1 << 16 | 1 << 17,
     ROWWISE = 1 << 18 | 1 << 19,
+    KV_APPEND = 1 << 20,
+    KV_REORDER = 1 << 21 | 1 << 22,
+    KV_RING = 1 << 23,
+    KV_DECODE = 1 << 24,
     ATTENTIONS = ATTENTION | CAUSAL,
     LINEARS = LINEAR | LINEAR_PACKED,
     GEMMS = MATMUL | LINEARS
@@ -821,10 +973,13 @@ static const workload WORKLOADS[] = {
     {"linear_bf16_packed", FLOPS, T_Y, shape_linear, ours_packed, NULL, flops_matmul,
      &BF16_PACKED},
     {"fused_bias_relu_residual", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul,
-     &RELU_ALL},
-    {"fused_gelu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &GELU},
-    {"fused_silu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &SILU},
-    {"fused_swiglu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &SWIGLU},
+     &RELU_ALL, PLAIN},
+    {"fused_gelu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &GELU,
+     PLAIN},
+    {"fused_silu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &SILU,
+     PLAIN},
+    {"fused_swiglu", FLOPS, T_Y, shape_linear, ours_fused, NULL, flops_matmul, &SWIGLU,
+     PLAIN},
     {"matmul_batch", FLOPS, T_Y, shape_batch, ours_matmul, peer_batch, flops_batch, NULL},
     {"attention", FLOPS, 3, shape_attention, ours_attention, peer_attention,
      flops_attention, NULL},
@@ -836,6 +991,12 @@ static const workload WORKLOADS[] = {
      &BF16_PLAIN},
     {"rmsnorm", COPY, 1, shape_rows, ours_rmsnorm, NULL, bytes_rows, NULL},
     {"softmax", COPY, 1, shape_rows, ours_softmax, NULL, bytes_rows, NULL},
+    {"kv_append", STEPS, 0, shape_kv, kv_append, NULL, one_step, NULL, CONCAT},
+    {"kv_reorder_swap", STEPS, 0, shape_kv, kv_swap, NULL, one_step, NULL, GATHER_SWAP},
+    {"kv_reorder_repeat", STEPS, 0, shape_kv, kv_repeat, NULL, one_step, NULL,
+     GATHER_REPEAT},
+    {"kv_ring", STEPS, 0, shape_kv, kv_ring, NULL, one_step, NULL, MOVE},
+    {"kv_decode", STEPS, 3, shape_kv, kv_decode, NULL, one_step, NULL, STEP},
 };
 /* clang-format on */
 
@@ -922,14 +1083,20 @@ static const struct row {
     {DECODES, COLD, {1, 32, 8, 8, 32768, 128}},
     {ROWWISE, QUICK, {64, 1024}},
     {ROWWISE, COLD, {4096, 1024}},
+    {KV_APPEND, QUICK, {32, 1, 32, 8, 256, 128}},
+    {KV_APPEND | KV_DECODE, 0, {32, 1, 32, 8, 1024, 128}},
+    {KV_APPEND | KV_DECODE, 0, {32, 1, 32, 8, 4096, 128}},
+    {KV_REORDER, 0, {8, 4, 32, 8, 1024, 128}},
+    {KV_RING, 0, {32, 1, 32, 8, 1024, 128}},
 };
 
 /* --- Jobs: data, and who works on it. --- */
 typedef struct player {
     const char *name;
-    const char *isa;            /* the table to use, or NULL: a peer */
-    const peer *peer;           /* or NULL: ours */
-    tfb_status (*ours)(job *j); /* ours_plain competes with the same table only */
+    const char *isa;  /* the table to use, or NULL: a peer */
+    const peer *peer; /* or NULL: ours */
+    tfb_status (*ours)(job *j);
+    int rival; /* competes with the same table only */
 } player;
 
 typedef struct field {
@@ -1010,6 +1177,36 @@ static void job_grow(job *j, size_t bytes) {
     j->room = bytes;
 }
 
+static void kv_drop(job *j) {
+    tfb_kv_free(&j->kv);
+    free(j->plain);
+    free(j->spare);
+    j->plain = j->spare = NULL;
+}
+
+/* Fills a cache, and plain tensors with the same rows. No other job's data beside them:
+ * these are large. */
+static void kv_make(job *j) {
+    const tfb_idx *n = j->n, all = kv_floats(j), more = 2 * (all + n[1] * n[3] * n[5]);
+    tfb_kv_opts o = TFB_INIT;
+    tfb_status status;
+    int l;
+    o.layers = (int)n[0];
+    if (j->w->ours == kv_ring) o.shape.window = n[4];
+    j->plain = (float *)allocate(8 * (size_t)(n[0] * all));
+    j->spare = (float *)allocate(4 * (size_t)more);
+    fill(j->plain, 2 * (size_t)(n[0] * all));
+    memset((void *)j->spare, 0, 4 * (size_t)more);
+    status = tfb_kv_init(j->ctx, &j->kv, &o);
+    for (l = 0; l < o.layers && status == TFB_OK; l++) {
+        const float *at = j->plain + 2 * l * all;
+        tfb_tensor k = tfb_view4(at, TFB_F32, n[1], n[3], n[4], n[5]);
+        tfb_tensor v = tfb_view4(at + all, TFB_F32, n[1], n[3], n[4], n[5]);
+        status = tfb_kv_append(j->ctx, &j->kv, l, &k, &v);
+    }
+    if (status != TFB_OK) stop(j->w->name, j->ctx->message);
+}
+
 static void job_make(job *j, const workload *w, const struct row *r) {
     const size_t far = 2 * cache_bytes(3);
     int i;
@@ -1019,6 +1216,8 @@ static void job_make(job *j, const workload *w, const struct row *r) {
     j->cold = r->flags & COLD;
     j->copy_bytes = 0;
     w->shape(j);
+    kv_drop(j);
+    if (w->shape == shape_kv) free(j->data), j->data = NULL, j->room = 0;
     for (i = 0; i < MAX_PARTS; i++) {
         j->at[i] = j->copy_bytes;
         /* not a whole number of pages */
@@ -1030,16 +1229,18 @@ static void job_make(job *j, const workload *w, const struct row *r) {
     for (i = 0; i < w->output; i++)
         if (j->t[i].dtype == TFB_F16 || j->t[i].dtype == TFB_BF16) job_round(j, i);
     if (w->layer && w->layer->parts & PACKED) job_pack(j);
+    if (w->shape == shape_kv) kv_make(j);
     job_place(j, 0);
 }
 
 static void add_player(field *f, const char *name, const char *isa, const peer *other,
-                       tfb_status (*ours)(job *j)) {
+                       tfb_status (*ours)(job *j), int rival) {
     player *p = &f->p[f->players++];
     p->name = name;
     p->isa = isa;
     p->peer = other;
     p->ours = ours;
+    p->rival = rival;
 }
 
 static int plays(const struct peer_row *p, const workload *w, const struct row *r) {
@@ -1052,18 +1253,27 @@ static int plays(const struct peer_row *p, const workload *w, const struct row *
 static void field_enter(field *f, const workload *w, const struct row *r) {
     const int slow = f->tables > 1 && strcmp(f->isa[f->tables - 1], "scalar") == 0;
     const int tables = f->tables - (slow && !(r->flags & QUICK));
-    int i;
+    int i, k;
     f->players = 0;
-    for (i = 0; i < tables; i++) add_player(f, f->isa[i], f->isa[i], NULL, w->ours);
-    for (i = 0; i < tables && w->layer && w->layer->parts & FUSED; i++)
-        add_player(f, "ours_plain", f->isa[i], NULL, ours_plain);
+    for (i = 0; i < tables; i++) add_player(f, f->isa[i], f->isa[i], NULL, w->ours, 0);
+    for (k = 0; w->rivals && k < 2 && w->rivals[k].run; k++)
+        for (i = 0; i < tables; i++)
+            add_player(f, w->rivals[k].name, f->isa[i], NULL, w->rivals[k].run, 1);
     for (i = 0; i < f->n_peers; i++)
         if (plays(f->peers[i].row, w, r))
-            add_player(f, f->peers[i].row->name, NULL, &f->peers[i], NULL);
+            add_player(f, f->peers[i].row->name, NULL, &f->peers[i], NULL, 0);
+}
+
+/* Between two tokens a model reads more than any cache holds. */
+static void forget(const job *j) {
+    const size_t far = cache_bytes(3) / 2, all = 2 * (size_t)(j->n[0] * kv_floats(j));
+    volatile float sink = read_c(j->plain, all < far ? all : far);
+    (void)sink;
 }
 
 static void field_select(void *user, int i) {
     field *f = (field *)user;
+    if (f->j.w->shape == shape_kv) forget(&f->j);
     if (f->p[i].isa && tfb_isa_force(f->j.ctx, f->p[i].isa) != TFB_OK)
         stop("table", f->j.ctx->message);
 }
@@ -1088,7 +1298,7 @@ static void field_check(field *f) {
     int i;
     for (i = 0; i < f->players; i++) {
         const player *p = &f->p[i];
-        if (p->ours == ours_plain) continue;
+        if (p->ours == ours_plain || p->ours == kv_append) continue;
         job_place(&f->j, 0);
         now = (float *)y->data;
         memset((void *)now, 255, 4 * count); /* NaN */
@@ -1110,6 +1320,7 @@ static void field_check(field *f) {
 static int meters_of(const job *j) {
     if (j->w->unit == READ) return 1 << (j->cold ? READ_MEMORY : READ_L2);
     if (j->w->unit == COPY) return 1 << (j->cold ? COPY_MEMORY : COPY_L2);
+    if (j->w->unit == STEPS) return 1 << READ_MEMORY;
     return ((1 << MAX_PEAKS) - 1) << FMA | (j->cold ? 1 << READ_MEMORY : 0);
 }
 
@@ -1118,6 +1329,9 @@ static double limit_of(const job *j, const limits *l, double work) {
     const double bound = l->m[READ_MEMORY].rate * work / (double)job_bytes(j);
     if (j->w->unit == READ) return l->m[j->cold ? READ_MEMORY : READ_L2].rate;
     if (j->w->unit == COPY) return l->m[j->cold ? COPY_MEMORY : COPY_L2].rate;
+    if (j->w->ours == kv_decode) /* reading all keys and values once */
+        return l->m[READ_MEMORY].rate * 1e9 / (8.0 * (double)(j->n[0] * kv_floats(j)));
+    if (j->w->unit == STEPS) return 0;
     return j->cold && bound < most ? bound : most;
 }
 
@@ -1170,7 +1384,7 @@ static void set_ratio(line *l, int i, double a, double b) {
 }
 
 /* M x N x K of products, behind the batches of a and of b where there are any;
- * B x H x G x T x S x D of attention; rows x C. */
+ * B x H x G x T x S x D of attention; layers x B x H x G x S x D of caches; rows x C. */
 static void set_shape(line *l, int i, const job *j) {
     size_t used = 0;
     int d;
@@ -1190,7 +1404,7 @@ static void print_result(FILE *file, const field *f, const limits *l, const play
     set_shape(&out, 1, &f->j);
     set_number(&out, 2, opt.threads);
     set_text(&out, 3, table->isa);
-    set_text(&out, 4, f->j.w->unit == FLOPS ? "GF/s" : "GB/s");
+    set_text(&out, 4, UNITS[f->j.w->unit]);
     set_number(&out, 5, ours);
     set_number(&out, 6, limit);
     set_ratio(&out, 7, ours, limit);
@@ -1232,10 +1446,10 @@ static void print_results(FILE *file, const field *f, const limits *l,
     int i, k, lines;
     for (i = 0; i < f->players; i++) {
         const player *p = &f->p[i], *q;
-        if (p->peer || p->ours == ours_plain) continue;
+        if (p->peer || p->rival) continue;
         for (k = lines = 0; k < f->players; k++) {
             q = &f->p[k];
-            if (!q->peer && (q->ours != ours_plain || q->isa != p->isa)) continue;
+            if (!q->peer && (!q->rival || q->isa != p->isa)) continue;
             print_result(file, f, l, p, &c[i], q->name, c[k].median);
             lines++;
         }
@@ -1258,7 +1472,7 @@ static void run(field *f, limits *l, const workload *w, const struct row *r, FIL
     job_make(&f->j, w, r);
     field_enter(f, w, r);
     for (i = 0; i < f->players; i++) enter_player(&c[i], f, i);
-    field_check(f);
+    if (w->output > 0) field_check(f); /* else the step has no output of its own */
     all = enter_meters(l, meters_of(&f->j), c, f->players);
     race(c, all);
     read_meters(c + f->players, all - f->players);
@@ -1515,6 +1729,7 @@ int main(int argc, char **argv) {
     }
     fclose(file);
     printf("%s\n", opt.out);
+    kv_drop(&f.j);
     free(f.j.data);
     free(f.j.scores);
     free(l.m[0].from);

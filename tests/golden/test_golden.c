@@ -565,21 +565,23 @@ static void attend_in_pieces(const ref_case *c, const tfb_tensor *q, const tfb_t
     char *list;
     long pieces = strtol(text(c, "chunks", "0"), &list, 10);
     tfb_attention_opts o = mask_of(c);
+    tfb_kv_opts cache;
     tfb_idx at = 0;
     tfb_kv kv;
+    memset(&cache, 0, sizeof cache);
+    cache.layers = 1;
     o.causal = TFB_CAUSAL_BOTTOM_RIGHT;
     o.offset_set = 0;
-    CHECK_OK(&ctx, tfb_kv_init(&ctx, &kv, 1));
+    CHECK_OK(&ctx, tfb_kv_init(&ctx, &kv, &cache));
     while (pieces-- > 0) {
         const tfb_idx n = strtol(list, &list, 10);
-        tfb_tensor t[4], keys, values;
+        tfb_tensor t[4];
         CHECK_OK(&ctx, tfb_slice(&ctx, q, 2, at, n, t));
         CHECK_OK(&ctx, tfb_slice(&ctx, k, 2, at, n, t + 1));
         CHECK_OK(&ctx, tfb_slice(&ctx, v, 2, at, n, t + 2));
         CHECK_OK(&ctx, tfb_slice(&ctx, y, 2, at, n, t + 3));
         CHECK_OK(&ctx, tfb_kv_append(&ctx, &kv, 0, t + 1, t + 2));
-        CHECK_OK(&ctx, tfb_kv_get(&ctx, &kv, 0, &keys, &values));
-        CHECK_OK(&ctx, tfb_attention(&ctx, t, &keys, &values, &o, t + 3));
+        CHECK_OK(&ctx, tfb_kv_attention(&ctx, &kv, 0, t, &o, t + 3));
         at += n;
     }
     CHECK(at == q->shape[2], "the pieces hold %ld tokens", (long)at);

@@ -946,11 +946,37 @@ static void attention_run(tfb_ctx *ctx, tfb__attn *a) {
     }
 }
 
+/* k and v as rows of a cache, a ring now and then, in memory that ends at a guard. */
+static void attention_cache(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *k,
+                            const tfb_tensor *v, tfb_attention_opts *o) {
+    static const tfb_dtype dtypes[] = {TFB_F32, TFB_F32, TFB_F16, TFB_BF16};
+    tfb_kv_opts opts = TFB_INIT;
+    size_t bytes;
+    opts.layers = 1;
+    opts.dtype = PICK(dtypes);
+    opts.shape.batch = k->shape[0];
+    opts.shape.kv_heads = k->shape[1];
+    opts.shape.head_dim = k->shape[3];
+    opts.shape.v_dim = v->shape[3];
+    opts.shape.max_tokens = k->shape[2];
+    if (!o->mask && !o->bias && t_int(0, 1)) {
+        opts.shape.window = t_int(1, k->shape[2] + 3);
+        opts.shape.pinned = t_int(0, 1) ? t_int(1, 70) : 0;
+    }
+    o->key_pos0 = o->key_pinned = o->offset_set = 0;
+    o->window = o->window_pinned = o->two_sided = 0;
+    if (o->causal == TFB_CAUSAL_OFFSET) o->causal = TFB_CAUSAL_BOTTOM_RIGHT;
+    bytes = tfb_kv_bytes(&opts);
+    CHECK_OK(ctx, tfb_kv_init_static(ctx, kv, &opts, room((tfb_idx)(bytes / 4)), bytes));
+    CHECK_OK(ctx, tfb_kv_append(ctx, kv, 0, k, v));
+}
+
 static void attention_case(tfb_idx B, tfb_idx G, tfb_idx T, tfb_idx S, tfb_idx D,
                            tfb_idx Dv) {
     const tfb_idx H = G * t_int(1, 3);
     tfb_tensor q, k, v, y, extra[4];
     tfb_attention_opts o;
+    tfb_kv kv;
     tfb_idx n, rows = B * H * T;
     float *want, *want_lse = NULL;
     tfb__attn a;
@@ -968,7 +994,14 @@ static void attention_case(tfb_idx B, tfb_idx G, tfb_idx T, tfb_idx S, tfb_idx D
     want = room(n);
     attention_options(&o, T, S);
     attention_extras(&o, extra, &q, S);
-    CHECK_OK(&ctx, tfb__attention_resolve(&ctx, "test", &q, &k, &v, &o, &a));
+    memset((void *)&kv, 0, sizeof kv);
+    if (S && T < 60 && t_int(0, 2) == 0) {
+        attention_cache(&ctx, &kv, &k, &v, &o);
+        CHECK_OK(&ctx, tfb__kv_attention_resolve(&ctx, "test", &kv, 0, &q, &y, &o, &a));
+    } else {
+        tfb__attention_new(&a, &o);
+        CHECK_OK(&ctx, tfb__attention_resolve(&ctx, "test", &q, &k, &v, &a));
+    }
     CHECK_OK(&ctx, tfb__attention_sequences(&ctx, "test", &a));
     a.y = y;
     if (t_int(0, 1)) { /* tokens before heads */
@@ -982,10 +1015,11 @@ static void attention_case(tfb_idx B, tfb_idx G, tfb_idx T, tfb_idx S, tfb_idx D
     CHECK_BITS(
         (float *)y.data, want, n,
         "attention B %ld G %ld H %ld T %ld S %ld D %ld Dv %ld causal %d offset "
-        "%ld window %ld two_sided %d key_pos0 %ld pinned %ld block %ld dtypes %d %d",
+        "%ld window %ld two_sided %d key_pos0 %ld pinned %ld block %ld dtypes %d %d "
+        "cached %d",
         (long)B, (long)G, (long)H, (long)T, (long)S, (long)D, (long)Dv, o.causal,
         (long)o.offset, (long)o.window, o.two_sided, (long)o.key_pos0, (long)o.key_pinned,
-        (long)a.block_rows, (int)k.dtype, (int)v.dtype);
+        (long)a.block_rows, (int)k.dtype, (int)v.dtype, kv.layer != NULL);
     if (want_lse)
         CHECK_BITS((float *)a.lse.data, want_lse, rows, "lse T %ld S %ld", (long)T,
                    (long)S);

@@ -14,7 +14,7 @@ for cc in gcc clang-14 tcc; do
         echo "skip examples_$cc: $cc is not installed"
         continue
     fi
-    for example in examples/0[1-4]_*; do
+    for example in examples/0[1-47-9]_* examples/11_*; do
         name=$(basename "$example")
         (cd "$example" && $cc -O2 main.c -o "$dir/$name") &&
             "$dir/$name" >"$dir/$name.txt" &&
@@ -23,7 +23,7 @@ for cc in gcc clang-14 tcc; do
     done
 
     # All 131072 tokens take seconds, so only one compiler runs them; the others compare
-    # the hashes of few tokens, and tcc, which does not optimise, of fewer still.
+    # the lines of few tokens, and tcc, which does not optimise, of fewer still.
     case $cc in
     gcc) tokens=131072 end='$q' ;;
     tcc) tokens=256 end='/ 256 tokens/q' ;;
@@ -35,9 +35,17 @@ for cc in gcc clang-14 tcc; do
         sed "$end" examples/06_long_context/expected.txt >"$dir/want.txt" &&
         cmp -s "$dir/got.txt" "$dir/want.txt"
     report "06_long_context_${tokens}_tokens_$cc" $?
+
+    [ "$cc" = tcc ] && tokens=4096 end='/ 4096 tokens/q'
+    (cd examples/10_streaming && $cc -O2 main.c -o "$dir/stream_$cc") &&
+        "$dir/stream_$cc" $tokens >"$dir/stream.txt" &&
+        sed "$end" "$dir/stream.txt" >"$dir/got.txt" &&
+        sed "$end" examples/10_streaming/expected.txt >"$dir/want.txt" &&
+        cmp -s "$dir/got.txt" "$dir/want.txt"
+    report "10_streaming_${tokens}_tokens_$cc" $?
 done
 
-for example in examples/0[1-4]_* examples/06_*; do
+for example in examples/0[1-46-9]_* examples/1*_*; do
     [ "$(wc -l <"$example/main.c")" -le 60 ]
     report "$(basename "$example")_at_most_60_lines" $?
 done

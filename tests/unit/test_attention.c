@@ -114,7 +114,8 @@ static float row_ref(const call *c, tfb_idx b, tfb_idx h, tfb_idx i, float *y) {
     float *work = t_floats(3 * c->D + 3 * c->Dv), lse = 0;
     tfb__attn a;
     if (!ctx.isa) tfb_ctx_init_static(&ctx, NULL, 0);
-    CHECK_OK(&ctx, tfb__attention_resolve(&ctx, "ref", &c->q, &c->k, &c->v, &c->o, &a));
+    tfb__attention_new(&a, &c->o);
+    CHECK_OK(&ctx, tfb__attention_resolve(&ctx, "ref", &c->q, &c->k, &c->v, &a));
     lse = tfb__attention_ref(&a, b, h, i, work, y);
     free(work);
     return lse;

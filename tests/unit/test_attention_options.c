@@ -223,8 +223,9 @@ static float *reference_of(attend *c) {
     tfb_idx r;
     t_ctx(&ctx, NULL);
     attend_link(c);
-    CHECK_OK(&ctx, tfb__attention_resolve(&ctx, "reference", &c->t[Q], &c->t[K], &c->t[V],
-                                          &c->o, &a));
+    tfb__attention_new(&a, &c->o);
+    CHECK_OK(&ctx,
+             tfb__attention_resolve(&ctx, "reference", &c->t[Q], &c->t[K], &c->t[V], &a));
     a.qk.rope.hi = vectors + 2 * D;
     a.qk.rope.lo = a.qk.rope.hi + a.qk.rope.half;
     if (a.o.qk) tfb__attention_vectors(&a, vectors);

@@ -55,6 +55,13 @@ static uint64_t hash_floats(uint64_t h, const float *p, tfb_idx n) {
     return h;
 }
 
+static uint64_t hash_bytes(const unsigned char *p, size_t bytes) {
+    uint64_t h = 0xCBF29CE484222325u;
+    size_t i;
+    for (i = 0; i < bytes; i++) h = (h ^ p[i]) * 0x100000001B3u;
+    return h;
+}
+
 static uint64_t hash_tensor(tfb_ctx *ctx, tfb_status status, const tfb_tensor *y) {
     CHECK(status == TFB_OK, "%s", ctx->message);
     return hash_floats(0xCBF29CE484222325u, (const float *)y->data, tfb_numel(y));
@@ -195,11 +202,8 @@ static uint64_t hash_pack(tfb_ctx *ctx, int arg) {
     tfb_tensor w = tfb_view2(noise(378, 5 + (uint32_t)arg, 0.5f), TFB_F32, 21, 18),
                packed;
     unsigned char *p = (unsigned char *)(void *)room((tfb_idx)(bytes / 4));
-    uint64_t h = 0xCBF29CE484222325u;
-    size_t i;
     CHECK_OK(ctx, tfb_pack(ctx, &w, p, bytes, &packed));
-    for (i = 0; i < bytes; i++) h = (h ^ p[i]) * 0x100000001B3u;
-    return h;
+    return hash_bytes(p, bytes);
 }
 
 static uint64_t hash_norm(tfb_ctx *ctx, int which) {
@@ -269,26 +273,31 @@ static uint64_t hash_rope_scaled(tfb_ctx *ctx, int scaling) {
     return hash_tensor(ctx, tfb_rope(ctx, &x, &o, &y), &y);
 }
 
-/* S keys for T = 5 queries, 4 heads on 2; causal with a window if there is one. */
-static uint64_t hash_attention_of(tfb_ctx *ctx, tfb_tensor *k, tfb_tensor *v, tfb_idx T,
-                                  tfb_idx window) {
-    const tfb_idx n_y = 4 * T * v->shape[3];
-    tfb_tensor q = tfb_view4(noise(4 * T * 12, 61, 0.001953125f), TFB_F32, 1, 4, T, 12);
-    tfb_tensor y = tfb_view4(room(n_y + 4 * T), TFB_F32, 1, 4, T, v->shape[3]);
-    tfb_tensor lse = tfb_view3((float *)y.data + n_y, TFB_F32, 1, 4, T), both;
+/* S keys for T = 5 queries, 4 heads on 2; causal with a window if there is one. With a
+ * cache, k and v only tell what it holds. */
+static uint64_t hash_attention_of(tfb_ctx *ctx, const tfb_tensor *k, const tfb_tensor *v,
+                                  const tfb_kv *kv, tfb_idx window) {
+    const tfb_idx B = k->shape[0], T = 5, Dv = v->shape[3], n_y = B * 4 * T * Dv;
+    tfb_tensor q =
+        tfb_view4(noise(B * 4 * T * 12, 61, 0.001953125f), TFB_F32, B, 4, T, 12);
+    tfb_tensor y = tfb_view4(room(n_y + B * 4 * T), TFB_F32, B, 4, T, Dv);
+    tfb_tensor lse = tfb_view3((float *)y.data + n_y, TFB_F32, B, 4, T), both;
     tfb_attention_opts o;
+    tfb_status status;
     memset((void *)&o, 0, sizeof o);
     o.lse = &lse;
     o.causal = TFB_CAUSAL_BOTTOM_RIGHT;
     o.window = window;
-    both = tfb_view1(y.data, TFB_F32, n_y + 4 * T);
-    return hash_tensor(ctx, tfb_attention(ctx, &q, k, v, &o, &y), &both);
+    both = tfb_view1(y.data, TFB_F32, n_y + B * 4 * T);
+    status = kv ? tfb_kv_attention(ctx, kv, 0, &q, &o, &y)
+                : tfb_attention(ctx, &q, k, v, &o, &y);
+    return hash_tensor(ctx, status, &both);
 }
 
 static uint64_t hash_attention(tfb_ctx *ctx, int S) {
     tfb_tensor k = tfb_view4(noise(2 * S * 12, 67, 0.0009765625f), TFB_F32, 1, 2, S, 12);
     tfb_tensor v = tfb_view4(noise(2 * S * 9, 71, 0.00390625f), TFB_F32, 1, 2, S, 9);
-    return hash_attention_of(ctx, &k, &v, 5, S == 200 ? 70 : 0);
+    return hash_attention_of(ctx, &k, &v, NULL, S == 200 ? 70 : 0);
 }
 
 /* Rows appended in uneven pieces, then attention over the cache in place. */
@@ -296,19 +305,124 @@ static uint64_t hash_kv(tfb_ctx *ctx, int S) {
     tfb_tensor k = tfb_view4(noise(2 * S * 12, 67, 0.0009765625f), TFB_F32, 1, 2, S, 12);
     tfb_tensor v = tfb_view4(noise(2 * S * 9, 71, 0.00390625f), TFB_F32, 1, 2, S, 9);
     tfb_tensor key, value;
+    tfb_kv_opts o;
     tfb_kv kv;
     uint64_t h;
     int at, n;
-    CHECK_OK(ctx, tfb_kv_init(ctx, &kv, 1));
+    memset((void *)&o, 0, sizeof o);
+    o.layers = 1;
+    CHECK_OK(ctx, tfb_kv_init(ctx, &kv, &o));
     for (at = 0; at < S; at += n) {
         n = TFB__MIN(1 + at / 3, S - at);
         CHECK_OK(ctx, tfb_slice(ctx, &k, 2, at, n, &key));
         CHECK_OK(ctx, tfb_slice(ctx, &v, 2, at, n, &value));
         CHECK_OK(ctx, tfb_kv_append(ctx, &kv, 0, &key, &value));
     }
-    CHECK_OK(ctx, tfb_kv_get(ctx, &kv, 0, &key, &value));
-    h = hash_attention_of(ctx, &key, &value, 5, 0);
+    h = hash_attention_of(ctx, &k, &v, &kv, 0);
     tfb_kv_free(&kv);
+    return h;
+}
+
+/* --- Static caches of 2 samples, with room for 3, and what can be done to them. --- */
+enum {
+    KV_UPDATE,
+    KV_RAGGED,
+    KV_CROP,
+    KV_RING,
+    KV_SELECT,
+    KV_SHIFT,
+    KV_ROLLBACK,
+    KV_F16,
+    KV_BF16,
+    KV_SAVE
+};
+enum { KV_ROWS = 150 };
+
+static void kv_new(tfb_ctx *ctx, tfb_kv *kv, int what) {
+    tfb_kv_opts o;
+    size_t bytes;
+    memset((void *)&o, 0, sizeof o);
+    o.layers = 1;
+    o.shape.batch = 3;
+    o.shape.kv_heads = 2;
+    o.shape.head_dim = 12;
+    o.shape.v_dim = 9;
+    o.shape.max_tokens = KV_ROWS + 10;
+    if (what == KV_RING) o.shape.max_tokens = 0, o.shape.window = 70, o.shape.pinned = 3;
+    if (what == KV_F16 || what == KV_BF16) o.dtype = what == KV_F16 ? TFB_F16 : TFB_BF16;
+    o.ragged = what == KV_RAGGED;
+    bytes = tfb_kv_bytes(&o);
+    CHECK_OK(ctx, tfb_kv_init_static(ctx, kv, &o, room((tfb_idx)(bytes / 4)), bytes));
+}
+
+/* n more rows, each time others; opts may say where they go. */
+static void kv_put(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n, const tfb_kv_update_opts *opts) {
+    const uint32_t seed = (uint32_t)tfb_kv_length(kv, 0);
+    tfb_tensor key =
+        tfb_view4(noise(2 * 2 * n * 12, 67 + seed, 0.0009765625f), TFB_F32, 2, 2, n, 12);
+    tfb_tensor value =
+        tfb_view4(noise(2 * 2 * n * 9, 71 + seed, 0.00390625f), TFB_F32, 2, 2, n, 9);
+    CHECK_OK(ctx, tfb_kv_update(ctx, kv, 0, &key, &value, opts));
+}
+
+static void kv_change(tfb_ctx *ctx, tfb_kv *kv, int what) {
+    static const int32_t places[] = {3, 150, 3, 77, 0, 64, 155, 149}, counts[] = {4, 1};
+    static const int32_t index[] = {1, 0, 1}, kept[] = {2};
+    const tfb_tensor positions = tfb_view2(places, TFB_I32, 2, 4);
+    const tfb_tensor each = tfb_view1(counts, TFB_I32, 2);
+    const tfb_tensor order = tfb_view1(index, TFB_I32, 3);
+    const tfb_tensor keep = tfb_view1(kept, TFB_I32, 1);
+    tfb_kv_update_opts u;
+    tfb_rope_opts rope;
+    memset((void *)&u, 0, sizeof u);
+    memset((void *)&rope, 0, sizeof rope);
+    if (what == KV_UPDATE) u.positions = &positions;
+    if (what == KV_RAGGED) u.counts = &each;
+    if (what == KV_CROP) {
+        CHECK_OK(ctx, tfb_kv_crop(ctx, kv, -40, NULL));
+        CHECK_OK(ctx, tfb_kv_keep_last(ctx, kv, 60, NULL));
+    }
+    if (what == KV_ROLLBACK) {
+        CHECK_OK(ctx, tfb_kv_mark(ctx, kv));
+        kv_put(ctx, kv, 6, NULL);
+        CHECK_OK(ctx, tfb_kv_rollback(ctx, kv, &keep));
+    }
+    kv_put(ctx, kv, 4, &u);
+    if (what == KV_SELECT) CHECK_OK(ctx, tfb_kv_select(ctx, kv, &order));
+    if (what == KV_SHIFT) CHECK_OK(ctx, tfb_kv_shift(ctx, kv, -1, 20, 120, -37, &rope));
+}
+
+/* What attention makes of the cache, the rows it holds and the positions that follow; or
+ * the bytes of a save. */
+static uint64_t hash_cache(tfb_ctx *ctx, int what) {
+    static int32_t next[3 * 5];
+    tfb_tensor key, value, positions;
+    tfb_idx B, S, n, i;
+    tfb_kv kv;
+    uint64_t h;
+    kv_new(ctx, &kv, what);
+    for (S = 0; S < KV_ROWS; S += n) {
+        n = TFB__MIN(1 + S / 3, KV_ROWS - S);
+        kv_put(ctx, &kv, n, NULL);
+    }
+    kv_change(ctx, &kv, what);
+    if (what == KV_SAVE) {
+        const size_t bytes = tfb_kv_save_bytes(&kv);
+        unsigned char *p = (unsigned char *)(void *)room((tfb_idx)(bytes + 3) / 4);
+        CHECK_OK(ctx, tfb_kv_save(ctx, &kv, p, bytes));
+        return hash_bytes(p, bytes);
+    }
+    B = tfb_kv_batch(&kv, 0);
+    S = tfb_kv_length(&kv, 0);
+    key = tfb_view4(room(B * 2 * S * 12), TFB_F32, B, 2, S, 12);
+    value = tfb_view4(room(B * 2 * S * 9), TFB_F32, B, 2, S, 9);
+    positions = tfb_view2(next, TFB_I32, B, 5);
+    CHECK_OK(ctx, tfb_kv_get(ctx, &kv, 0, &key, &value));
+    CHECK_OK(ctx, tfb_kv_positions(ctx, &kv, 0, &positions));
+    h = hash_attention_of(ctx, &key, &value, &kv, 0);
+    h = hash_floats(h, (const float *)key.data, tfb_numel(&key));
+    h = hash_floats(h, (const float *)value.data, tfb_numel(&value));
+    for (i = 0; i < B * 5; i++) h = hash_word(h, (uint32_t)next[i]);
     return h;
 }
 
@@ -482,6 +596,16 @@ static const struct hashed {
     {"attention_window", hash_attention, 200},
     {"attention_splits", hash_attention, 1100},
     {"attention_kv_cache", hash_kv, 130},
+    {"kv_update", hash_cache, KV_UPDATE},
+    {"kv_ragged", hash_cache, KV_RAGGED},
+    {"kv_crop", hash_cache, KV_CROP},
+    {"kv_ring", hash_cache, KV_RING},
+    {"kv_select", hash_cache, KV_SELECT},
+    {"kv_shift", hash_cache, KV_SHIFT},
+    {"kv_rollback", hash_cache, KV_ROLLBACK},
+    {"kv_f16", hash_cache, KV_F16},
+    {"kv_bf16", hash_cache, KV_BF16},
+    {"kv_save", hash_cache, KV_SAVE},
     {"attention_mask_bias", hash_attention_options, MASK | BIAS},
     {"attention_softcap_alibi_sinks", hash_attention_options, SOFTCAP | ALIBI | SINKS},
     {"attention_two_sided_pinned", hash_attention_options, TWO_SIDED},
