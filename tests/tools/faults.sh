@@ -236,7 +236,7 @@ att "a wave is stored after every split" \
     's/if (item->last) TFB__CALL(attn_store/if (1) TFB__CALL(attn_store/'
 hash "only the last task of a wave is stored" \
     's/item->last = n >= w\.last;/item->last = n >= w.last \&\& task + 1 == a->tasks;/'
-hash "every split begins with the first key" 's/TFB__MAX(n, w\.first)/w.first/'
+att "every split begins with the first key" 's/TFB__MAX(n, w\.first)/w.first/'
 att "rows without a key are NaN" 's/l <= 0 ? zero : TFB__VFMA/0 ? zero : TFB__VFMA/'
 hash "lse without the maximum" 's/FLT_INF : w->all\.m\[r\] + lane/FLT_INF : lane/'
 hash "weights of the first rows" \
@@ -274,6 +274,41 @@ case $(uname -m) in
 x86_64 | i?86 | amd64) ;;
 *) vector= ;;
 esac
+kv() { # test, name, sed commands
+    test=$1
+    shift
+    scalar "$1" "test_kv_$test" "" "$2" ${3:+"$3"}
+}
+
+kv ops "a ring keeps a row too many" \
+    's/TFB__MAX(from, end - s->window) : from/TFB__MAX(from, end - s->window - 1) : from/'
+kv ops "gaps are not zeroed" \
+    's/if (p->positions) tfb__kv_zero_row/if (0) tfb__kv_zero_row/'
+kv ops "rollback forgets what keep_last dropped" 's/r->first = r->mark_first;//'
+kv ops "crop of n < 0 keeps them all" 's/TFB__MAX(0, have + n)/have/'
+kv ops "keep_last keeps one more" \
+    's/r->first = r->end - keep;/r->first = r->end - keep - 1;/'
+kv ops "a repeat is not copied" 's/if (i < n) tfb__kv_copy_pages(l, from, l->row + i);//'
+kv ops "fork copies nothing" 's/tfb__kv_copy_pages(l, l->row + src, l->row + dst);//'
+kv ops "shift leaves out the last row" \
+    's/i < TFB__MIN(to, tfb__kv_len(l, r))/i + 1 < TFB__MIN(to, tfb__kv_len(l, r))/'
+kv ops "a value is a key" 's/value, 1, s->v_dim, p->value/value, 1, s->v_dim, p->key/'
+kv ops "marked rows may be overwritten" 's/!p->kv->marked || end - room <= keep/1/'
+kv ops "once is forever open" 's/!kv->once || !tfb_kv_length/1 || !tfb_kv_length/'
+kv ops "counts are not read" \
+    's/return p->counts ? tfb__i32_at(p->counts, b) : p->T;/return p->T;/'
+kv ops "one pinned row too few" 's/return i < pinned ? i :/return i < pinned - 1 ? i :/'
+kv ops "pages leak when a call fails" 's/for (; next->added; next->added--)/for (; 0;)/'
+kv decode "a ring is asked for what it has lost" \
+    's/TFB__MAX(at, r->first) >= known || known <= s->pinned/1/'
+kv save "the sum is not compared" 's/sum == tfb__kv_sum(f->from + 24, f->size - 24)/1/'
+kv save "the first of a save is forgotten" \
+    's/r.first = tfb__kv_read_number(f);/r.first = 0 * tfb__kv_read_number(f);/'
+att "lanes of a cached key are reversed" \
+    's/D + at % TFB__PANEL) \* size;/D + 15 - at % TFB__PANEL) * size;/'
+att "a run of cached keys begins a lane late" \
+    's/whole.k -= lane \* size;/whole.k -= (lane - 1) * size;/'
+
 if [ -n "$vector" ]; then
     fault "avx2 reads past the end" test_isa avx2 norm \
         -e 's/_mm256_maskload_ps(p, tfb__mask_avx2(n))/_mm256_loadu_ps(p)/'

@@ -212,6 +212,9 @@ static void rollback_forgets(void) {
          "is 1 2 4 5 | 3; roll 1 0; is 1 2 4 | 3; "
          "ERR_RANGE roll 0 1; roll; is 1 2 | 3"},
         {ALL, BOTH, 0, 0, 0, "append 1; mark; append 2; mark; append 3; roll; is 1 2"},
+        {ALL, BOTH, 0, 0, 0,
+         "append 1 2 3; mark; append 4; last 1; is 4; roll; is 1 2 3; "
+         "last 2; roll; is 1 2 3"},
         {ALL, BOTH, 0, 0, 0, "append 1; mark; append 2; reset; ERR_ARG roll; is"},
         {ALL, BOTH, 0, 0, 0,
          "append 1 2 3; mark; append 4 5; put @3 : 9; is 1 2 3 9 5; "
