@@ -41,6 +41,12 @@ bench: build/bench ## time ours against installed peers; BENCH=--sweep: over man
 bench-torch: ## time attention in PyTorch too, on the shapes of build/bench.tsv; CPU=
 	@taskset -c $(or $(CPU),0) $(TORCH) tests/bench/attention_torch.py
 
+bench-vit: build/vit build/bench ## time ViT-B/16 in ours and in PyTorch; CPU=
+	@taskset -c $(or $(CPU),0) build/bench --quick --only limits --out build/limits.tsv \
+	    >/dev/null
+	@taskset -c $(or $(CPU),0) $(TORCH) tests/bench/vit_torch.py build/vit \
+	    build/limits.tsv
+
 bench-plot: ## draw build/bench.tsv and build/sweep.tsv, those that are there, as .svg
 	@python3 tests/bench/plot.py
 
@@ -51,6 +57,10 @@ clean: ## remove build/
 	@rm -rf build
 
 build/generate: examples/05_generate/main.c tfblocks.h
+	@mkdir -p $(@D)
+	@$(CC) -O2 $< -o $@
+
+build/vit: examples/15_vit/main.c tfblocks.h
 	@mkdir -p $(@D)
 	@$(CC) -O2 $< -o $@
 
@@ -70,4 +80,5 @@ build/sane/%: %.c $(DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(SANE) -I. $< -o $@ -lm -lpthread
 
-.PHONY: help run test quick build-tests bench bench-torch bench-plot format clean
+.PHONY: help run test quick build-tests bench bench-torch bench-vit bench-plot format \
+    clean

@@ -1,9 +1,10 @@
-/* tfblocks.h 0.4.0 - transformer building blocks for any C program, in one file.
+/* tfblocks.h 0.5.0 - transformer building blocks for any C program, in one file.
  *
- * Tensors, matmul, fused linear layers, norms, rope, chunked attention and KV caches, on
- * the fastest instruction set the machine has, picked at run time. Nothing beyond libc is
- * needed: no -lm, no -march, no build system. A result does not depend on batch, chunk,
- * thread count, packing, prefill or decode, nor on the instruction set: same bits.
+ * Tensors, matmul, fused linear layers, norms, rope, chunked attention, KV caches, scans
+ * and QKV blocks with attention or Mamba inside, on the fastest instruction set the
+ * machine has, picked at run time. Nothing beyond libc is needed: no -lm, no -march, no
+ * build system. A result does not depend on batch, chunk, thread count, packing, prefill
+ * or decode, nor on the instruction set: same bits.
  *
  *   #define TFBLOCKS_IMPLEMENTATION            in exactly one file of a program
  *   #include "tfblocks.h"
@@ -23,20 +24,24 @@
  *   [1] API: BASICS              status, tensor, context, small helpers
  *   [2] API: MATMUL AND LINEAR   matmul, packed weights, linear, norms, softmax, rope
  *   [3] API: ATTENTION AND CACHES
- *   [4] PLATFORM                 compiler differences as 0/1 macros; fma and sqrt
- *   [5] BASICS                   messages, scratch, threads, checks, views
- *   [6] ISA LIST                 kernel table, which instruction sets there are
- *   [7] ISA PASSES               this file includes itself once per instruction set
- *   [8] VECTOR OPS               some forty operations, the same names for each
- *   [9] ELEMENTARY FUNCTIONS     exp, log, tanh, erf, sin, .. in those operations
- *   [10] KERNELS                 one source, compiled once per instruction set
- *   [11] DISPATCH                choose once; say what was skipped and why
- *   [12] TENSOR OPS              copy, add, mul, map, embed, argmax
- *   [13] MATMUL AND LINEAR       one engine for both, packing
- *   [14] NORMS, SOFTMAX AND ROPE
- *   [15] ATTENTION
- *   [16] KV CACHES
- *   [17] TAIL                    pitfalls, changes, licence
+ *   [4] API: CHUNKS AND MIXERS   chunked forward, scans, mixers, parameters
+ *   [5] PLATFORM                 compiler differences as 0/1 macros; fma and sqrt
+ *   [6] BASICS                   messages, scratch, threads, checks, views
+ *   [7] ISA LIST                 kernel table, which instruction sets there are
+ *   [8] ISA PASSES               this file includes itself once per instruction set
+ *   [9] VECTOR OPS               some forty operations, the same names for each
+ *   [10] ELEMENTARY FUNCTIONS    exp, log, tanh, erf, sin, .. in those operations
+ *   [11] KERNELS                 one source, compiled once per instruction set
+ *   [12] DISPATCH                choose once; say what was skipped and why
+ *   [13] TENSOR OPS              copy, add, mul, map, embed, argmax
+ *   [14] MATMUL AND LINEAR       one engine for both, packing
+ *   [15] NORMS, SOFTMAX AND ROPE
+ *   [16] ATTENTION
+ *   [17] KV CACHES
+ *   [18] CHUNKED FORWARD
+ *   [19] CONVOLUTION AND SCANS
+ *   [20] MIXERS                  random numbers, parameters, the QKV block, its mixers
+ *   [21] TAIL                    pitfalls, changes, licence
  * A function with _ref in its name is the plain-loop definition of what stands beside it.
  *
  * Switches, defined before the include:
@@ -68,20 +73,21 @@
  *   Errors   A status and ctx.message; nothing was written. Nothing prints or aborts.
  *
  * How to add
- *   an instruction set: a row in TFB__ISA_LIST [6], a pass [7], a block of vector ops [8]
- *   a kernel: a slot in tfb__kernels [6], its one source and table entry [10], a loop for
+ *   an instruction set: a row in TFB__ISA_LIST [7], a pass [8], a block of vector ops [9]
+ *   a kernel: a slot in tfb__kernels [7], its one source and table entry [11], a loop for
  *            it in tests/isa
- *   an elementary function: a row in TFB_FN_LIST [1], its source in [9] */
+ *   an elementary function: a row in TFB_FN_LIST [1], its source in [10]
+ *   a mixer: fill a tfb_mixer_ops [4]; nothing here has to be touched */
 
 /* ===== [1] API: BASICS ============================================================== */
-#ifndef TFB__PASS /* an instruction-set pass reads sections 9 and 10 only */
+#ifndef TFB__PASS /* an instruction-set pass reads sections 9 to 11 only */
 #ifndef TFBLOCKS_H
 #define TFBLOCKS_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#define TFB_VERSION       "0.4.0"
+#define TFB_VERSION       "0.5.0"
 #define TFB_MAX_DIMS      6
 #define TFB_MESSAGE_BYTES 192
 
@@ -267,7 +273,7 @@ TFB_API tfb_status tfb_mul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *
                            tfb_tensor *y);
 
 /* The functions tfb_map knows, the same bits on every target, at most 2 ulp wrong where
- * the result is normal (the GELUs: 6.3e-7 absolutely; [9] has the figures). Those up to
+ * the result is normal (the GELUs: 6.3e-7 absolutely; [10] has the figures). Those up to
  * TANH also serve as activations of tfb_linear. GELU_ERF is torch's default; the GELUs
  * differ by up to 4.73e-4. RELU: x < 0 ? +0 : x. */
 #define TFB_FN_LIST(X)                                                                   \
@@ -780,6 +786,384 @@ TFB_API tfb_status tfb_kv_pair_repeat_interleave(tfb_ctx *ctx, tfb_kv_pair *pair
 TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair);
 TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair);
 
+/* ===== [4] API: CHUNKS AND MIXERS =================================================== */
+#define TFB_MAX_CHUNK_TENSORS 8 /* inputs, and as many outputs */
+
+/* One piece of a call, as the callback sees it: views of the caller's tensors. */
+typedef struct tfb_chunk {
+    tfb_idx index, start, length; /* which piece; its place on the axis of the inputs */
+    int worker; /* of this call: 0 .. ctx.workers - 1, no two at a time alike */
+    int inputs, outputs;
+    const tfb_tensor *in; /* [inputs] */
+    tfb_tensor *out;      /* [outputs] to be written */
+} tfb_chunk;
+
+/* Computes chunk->out from chunk->in. ctx, which may not be the caller's, is for every
+ * call inside and for tfb_scratch; if it is measuring, data is not to be touched. What is
+ * returned, unless TFB_OK, ends the whole call; ctx->message may say why. */
+typedef tfb_status (*tfb_chunk_fn)(tfb_ctx *ctx, void *user, const tfb_chunk *chunk);
+
+typedef struct tfb_chunk_opts {
+    tfb_idx chunk_size; /* along the axis; 0: one call for all of it */
+    int dim;            /* the axis; a negative one counts from the rank of inputs[0] */
+    int remainder;      /* the last chunk may be shorter, chunk_size longer than all */
+    int parallel;       /* forward is reentrant: chunks are shared out among workers */
+} tfb_chunk_opts;
+
+/* tfb_chunked_forward: calls forward on pieces of the inputs in ascending order, so that
+ * what it needs in between exists for one piece at a time. Nothing is copied: pieces are
+ * views, and outputs are written where they lie.
+ *   inputs   any dtypes and strides, the same rank, the same extent along the axis (an
+ *            input that is the same for all places has stride 0 there)
+ *   outputs  of any rank above the axis, which has the same number there. The extent may
+ *            be another; a chunk has its share: chunk_size * extent / length, a whole
+ *            number. n_outputs may be 0
+ *   opts     NULL: one call along axis 0. One call (also if length is 0) gets the whole
+ *            tensors
+ *   parallel every worker has a context of its own, without workers or alloc, in the
+ *            scratch of ctx. How much of it forward needs is found by calling it for the
+ *            first and the last chunk with a measuring context, before all else
+ *   ctx measuring: forward is called for the first and the last chunk only
+ *   alias    an output may be an input, as the very same view; no other overlap, nor of
+ *            two outputs
+ *   scratch  what forward takes for a chunk; parallel: this, and some 500 bytes, a worker
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written.
+ *            What forward returned, with "chunk 3: " before its message, for the lowest
+ *            chunk that failed: chunks before it are written, none behind it is begun,
+ *            but workers end those they are at
+ * tfb_chunk_size_for: *chunk_size = the largest with which the call needs at most `bytes`
+ *   of scratch (as many as a static context must have): all of the length, else one that
+ *   divides it (any with opts.remainder). Nothing is computed, data may be NULL.
+ *   opts     chunk_size is not read
+ *   errors   as above; SCRATCH tells what the smallest needs; *chunk_size untouched
+ *   cost     two calls of forward, measuring, for each size from the largest down. Sizes
+ *            that forward refuses are passed over, unless it refuses all
+ *   source   apply_chunking_to_forward of Hugging Face transformers and lucid */
+TFB_API tfb_status tfb_chunked_forward(tfb_ctx *ctx, tfb_chunk_fn forward, void *user,
+                                       const tfb_tensor *inputs, int n_inputs,
+                                       tfb_tensor *outputs, int n_outputs,
+                                       const tfb_chunk_opts *opts);
+TFB_API tfb_status tfb_chunk_size_for(tfb_ctx *ctx, tfb_chunk_fn forward, void *user,
+                                      const tfb_tensor *inputs, int n_inputs,
+                                      tfb_tensor *outputs, int n_outputs,
+                                      const tfb_chunk_opts *opts, size_t bytes,
+                                      tfb_idx *chunk_size);
+
+/* tfb_scratch: a dense tensor for what a callback computes in between, in the scratch of
+ * the context it was given. It holds anything at first and is gone when the callback
+ * returns; data is NULL if ctx is measuring or the tensor is empty.
+ *   errors   ARG outside of a callback; SHAPE, DTYPE, RANGE, SCRATCH, MEMORY; t untouched
+ *            on error */
+TFB_API tfb_status tfb_scratch(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
+                               const tfb_idx *shape);
+
+/* --- Scans. --- */
+/* Sequences are channels last, and any strides are legal: a tensor [B, E, T] is given
+ * as its permuted view, one that shall run backwards with a negative stride of tokens.
+ * A state carries a sequence from one call to the next. However a sequence is cut into
+ * calls with carried state, token by token too, the bits are those of one call. */
+
+typedef struct tfb_conv1d_opts {
+    const tfb_tensor *bias; /* [E], or NULL for none (the same bits as zeros) */
+    tfb_fn act;             /* TFB_FN_IDENTITY .. TFB_FN_TANH */
+    tfb_tensor *state;      /* [B, K - 1, E]: the inputs before x, replaced by the last
+                               K - 1 after x; NULL: zeros, not kept */
+} tfb_conv1d_opts;
+
+/* tfb_causal_conv1d: y[t] = act(sum over j of w[j] x[t - (K - 1) + j] + bias), depthwise:
+ *   each channel by itself. The last tap meets the present token.
+ *   x [B, T, E]  w [E, K], K >= 1  y [B, T, E]   F32, any strides
+ *   The sum is tfb_linear's over the taps, the first of which meets the oldest input.
+ *   Inputs before the first token are +0 and count, so a state of zeros is none. Without
+ *   tokens a state stays as it is.
+ *   alias    y may be x; otherwise y and state overlap nothing
+ *   scratch  <= 576 K + 12 KB a worker, whatever B, T and E
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
+ *   cost     2 B T E K flops
+ *   source   Gu & Dao 2023 (Mamba); reference: tfb__causal_conv1d_ref */
+TFB_API tfb_status tfb_causal_conv1d(tfb_ctx *ctx, const tfb_tensor *x,
+                                     const tfb_tensor *w, const tfb_conv1d_opts *opts,
+                                     tfb_tensor *y);
+
+typedef struct tfb_scan_opts {
+    const tfb_tensor *d;       /* [E] or [H]: y + d x; NULL leaves that out */
+    const tfb_tensor *z;       /* x's shape: y silu(z), at the very end, or NULL */
+    const tfb_tensor *dt_bias; /* [E] or [H], or NULL for none (the same bits as zeros) */
+    int softplus;              /* delta = softplus(dt + dt_bias) instead of the sum */
+    tfb_tensor *state;         /* h before x, replaced by h after x: [B, E, N], of tfb_ssd
+                                  [B, H, P, N]; NULL: zeros, not kept */
+} tfb_scan_opts;
+
+/* tfb_selective_scan: for each channel N states h that a token decays and feeds,
+ *   h = exp(delta a) h + (delta x) b,  y = <h, c> + d x,  y = y silu(z).
+ *   x, dt, y [B, T, E]  a [E, N]  b, c [B, T, G, N]   F32, any strides
+ *   E is a multiple of G: channel e reads group e / (E / G). N may be 0
+ *   alias    y may be x, dt or z; otherwise y and state overlap nothing
+ *   scratch  <= 576 N + 11 KB a worker, and 256 (N + 15) where rows of b or c have gaps;
+ *            whatever B, T and E
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
+ *   cost     9 B T E N flops, counting an exponential as one
+ *   source   Gu & Dao 2023 (Mamba); reference: tfb__selective_scan_ref
+ * tfb_ssd: the same with one a and one delta for each head, the form of Mamba-2.
+ *   x, y [B, T, H, P]  dt [B, T, H]  a [H]  b, c [B, T, G, N]; H is a multiple of G
+ *   alias    y may be x or z; otherwise y and state overlap nothing
+ *   source   Dao & Gu 2024 (Mamba-2); reference: tfb__ssd_ref; else as above */
+TFB_API tfb_status tfb_selective_scan(tfb_ctx *ctx, const tfb_tensor *x,
+                                      const tfb_tensor *dt, const tfb_tensor *a,
+                                      const tfb_tensor *b, const tfb_tensor *c,
+                                      const tfb_scan_opts *opts, tfb_tensor *y);
+TFB_API tfb_status tfb_ssd(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *dt,
+                           const tfb_tensor *a, const tfb_tensor *b, const tfb_tensor *c,
+                           const tfb_scan_opts *opts, tfb_tensor *y);
+
+/* --- Random numbers and parameters. --- */
+/* tfb_uniform: y[i] = lo + u (hi - lo), 0 <= u < 1, u from Philox4x32-10 with key seed
+ *   and counter first + i, i counting y's elements in row-major order: the same numbers
+ *   on every target.   y F32, any strides
+ *   errors   ARG, SHAPE, DTYPE, RANGE
+ *   source   Salmon et al. 2011; reference: its published test vectors */
+TFB_API tfb_status tfb_uniform(tfb_ctx *ctx, uint64_t seed, uint64_t first, float lo,
+                               float hi, tfb_tensor *y);
+
+/* Is called for every parameter of a module, always in the same order; a status other
+ * than TFB_OK ends the walk and is returned. */
+typedef tfb_status (*tfb_param_fn)(void *user, const char *name, tfb_tensor *t);
+/* Walks over the parameters of a module: tfb_qkv_params and the like. */
+typedef tfb_status (*tfb_params_fn)(void *module, tfb_param_fn visit, void *user);
+
+/* tfb_params_count: elements of all parameters.
+ * tfb_params_bytes: what tfb_params_save writes.
+ * tfb_params_save: names, shapes and values (F32, little-endian) with version and sum.
+ * tfb_params_load: sets all parameters from what was saved, or none.
+ *   errors   ARG, RANGE (mem_bytes too small); FORMAT if the bytes are no save, cut off
+ *            or changed, SHAPE if names or shapes are others; DTYPE for packed ones */
+TFB_API int64_t tfb_params_count(tfb_params_fn params, void *module);
+TFB_API size_t tfb_params_bytes(tfb_params_fn params, void *module);
+TFB_API tfb_status tfb_params_save(tfb_ctx *ctx, tfb_params_fn params, void *module,
+                                   void *mem, size_t mem_bytes);
+TFB_API tfb_status tfb_params_load(tfb_ctx *ctx, tfb_params_fn params, void *module,
+                                   const void *mem, size_t mem_bytes);
+
+/* --- Mixers: what turns q, k and v into y. --- */
+struct tfb_comm; /* of context parallelism; no mixer here knows it yet */
+
+/* One call: y and q [B, .., C], k and v [B, .., Ckv] F32; .. are one to three spatial
+ * axes, the last one fastest. From a block q, k and v are views of one tensor and y is
+ * dense; channels are contiguous, tokens evenly spaced. If ctx is measuring, data is not
+ * to be touched and may be NULL. What a mixer does not know of a call it ignores. */
+typedef struct tfb_mix {
+    const tfb_tensor *q, *k, *v;
+    tfb_tensor *y;
+    const tfb_tensor *cond; /* [B, n]: conditioning, or NULL */
+    const struct tfb_comm *comm;
+    int inference; /* parameters are what they were at the last call */
+} tfb_mix;
+
+/* What a mixer carries from one call to the next, of each sample: rows of a cache, and up
+ * to four arrays of floats, which are 0 at first. */
+#define TFB_MIXER_CARRIED 4
+typedef struct tfb_mixer_need {
+    tfb_kv_shape kv; /* kv_heads 0: no cache; batch and max_tokens are filled in */
+    tfb_idx carried[TFB_MIXER_CARRIED]; /* floats a sample, 0: none */
+} tfb_mixer_need;
+
+typedef struct tfb_mixer_state {
+    tfb_kv kv;                             /* of one layer */
+    tfb_tensor carried[TFB_MIXER_CARRIED]; /* [batch, n]; n is 0 if there is none */
+    tfb_idx batch, tokens;                 /* samples in use, tokens they have seen */
+    tfb_tensor marked[TFB_MIXER_CARRIED];  /* private from here on */
+    tfb_idx most, marked_tokens;
+    int has_mark;
+    void *mem;
+    tfb_alloc_fn alloc;
+    void *alloc_user;
+} tfb_mixer_state;
+
+/* A mixer is a table of functions and what they work on. To write your own, fill one;
+ * tfb_scratch gives it memory, and forward and step check what the block cannot know and
+ * say in ctx->message what was wrong. step is called twice, the first time measuring.
+ * All but forward may be NULL: no step, nothing carried, no flops, no parameters. */
+typedef struct tfb_mixer_ops {
+    const char *name;
+    tfb_status (*forward)(tfb_ctx *ctx, void *self, const tfb_mix *call);
+    /* The next tokens of sequences (one axis): advances the state, or fails. Step after
+     * step gives what forward gives. */
+    tfb_status (*step)(tfb_ctx *ctx, void *self, const tfb_mix *call,
+                       tfb_mixer_state *state);
+    void (*need)(const void *self, tfb_idx channels, tfb_mixer_need *need);
+    int64_t (*flops)(const void *self, tfb_idx channels, const tfb_idx *spatial, int axes,
+                     int inference);
+    tfb_status (*params)(void *self, tfb_param_fn visit, void *user);
+} tfb_mixer_ops;
+
+typedef struct tfb_mixer {
+    const tfb_mixer_ops *ops;
+    void *self;
+} tfb_mixer;
+
+/* --- The QKV sequence mixer: y = mixer(x Wqkv^T + bqkv) Wout^T + bout. --- */
+typedef struct tfb_qkv {
+    tfb_idx channels, kv_channels; /* C and Ckv */
+    tfb_tensor wqkv, bqkv;         /* [C + 2 Ckv, C], [C + 2 Ckv]; ndim 0: no bias */
+    tfb_tensor wout, bout;         /* [C, C], [C] */
+    tfb_mixer mixer;
+} tfb_qkv;
+
+/* Fills a weight [N, K]; its bias, if there is one, is then 0. */
+typedef tfb_status (*tfb_init_fn)(tfb_ctx *ctx, void *user, tfb_tensor *weight);
+
+typedef struct tfb_qkv_opts {
+    tfb_idx channels;
+    tfb_idx kv_channels; /* 0 means channels */
+    int bias;            /* both projections have one */
+    uint64_t seed;       /* of the default: weights and biases in +- 1 / sqrt(K) */
+    tfb_init_fn init_qkv, init_out; /* NULL: the default */
+    void *init_user;
+    tfb_mixer mixer;
+} tfb_qkv_opts;
+
+/* tfb_qkv_bytes: memory for the weights of a block; 0 if opts are not legal.
+ * tfb_qkv_init: a block with initialised weights in mem, which must outlive it.
+ *   mem      aligned to 4 (64 is fastest), tfb_qkv_bytes(opts) long
+ *   errors   ARG, RANGE, and what init_qkv and init_out return
+ * A block may also be put together by hand, of weights that lie elsewhere: any dtype and
+ * strides tfb_linear takes, packed ones too.
+ * tfb_qkv_params: walks over wqkv, bqkv, wout, bout and the mixer's parameters.
+ * tfb_qkv_flops: 6 T C^2 (fewer if Ckv < C) + the mixer's + 2 T C^2, T the product of
+ *   spatial; batch and bias are not counted. -1 if an argument is not legal. */
+TFB_API size_t tfb_qkv_bytes(const tfb_qkv_opts *opts);
+TFB_API tfb_status tfb_qkv_init(tfb_ctx *ctx, tfb_qkv *block, const tfb_qkv_opts *opts,
+                                void *mem, size_t mem_bytes);
+TFB_API tfb_status tfb_qkv_params(void *block, tfb_param_fn visit, void *user);
+TFB_API int64_t tfb_qkv_flops(const tfb_qkv *block, const tfb_idx *spatial, int axes,
+                              int inference);
+
+/* tfb_qkv_load: copies weights from elsewhere into a block. NULL leaves one as it is.
+ *   wqkv [C + 2 Ckv, C], its rows q, k, v one after another or, interleaved, [H][3][D]
+ *   for H heads (Ckv = C then)  bqkv [C + 2 Ckv]  wout [C, C]  bout [C]
+ *   F32, F16 or BF16, any strides
+ *   in_out   weights are [in][out], as GPT-2's Conv1D and Burn have them
+ *   errors   ARG, SHAPE, DTYPE, ALIAS; nothing changed */
+typedef struct tfb_qkv_source {
+    const tfb_tensor *wqkv, *bqkv, *wout, *bout;
+    int in_out;
+    tfb_idx interleaved_heads; /* 0: not interleaved */
+} tfb_qkv_source;
+TFB_API tfb_status tfb_qkv_load(tfb_ctx *ctx, tfb_qkv *block, const tfb_qkv_source *from);
+
+typedef struct tfb_qkv_call {
+    const tfb_tensor *cond, *residual; /* residual: added last, y's shape; or NULL */
+    const struct tfb_comm *comm;
+    int inference;
+} tfb_qkv_call;
+
+/* tfb_qkv_forward: all tokens of x at once.
+ *   x, y [B, .., C] F32, one to three spatial axes, channels contiguous
+ *   alias    y may be the residual; otherwise it overlaps nothing
+ *   scratch  (2 C + 2 Ckv) floats a token, that of tfb_linear and the mixer's own
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY and the mixer's own
+ * tfb_qkv_step: the next T tokens of each sequence: x, y [B, T, C].
+ *   Calls one after another give the bits of forward over all, however they are cut.
+ *   errors   as above; UNSUPPORTED if the mixer has no step; the state is as it was */
+TFB_API tfb_status tfb_qkv_forward(tfb_ctx *ctx, const tfb_qkv *block,
+                                   const tfb_tensor *x, const tfb_qkv_call *call,
+                                   tfb_tensor *y);
+TFB_API tfb_status tfb_qkv_step(tfb_ctx *ctx, const tfb_qkv *block,
+                                tfb_mixer_state *state, const tfb_tensor *x,
+                                const tfb_qkv_call *call, tfb_tensor *y);
+
+/* tfb_mixer_state_bytes: exactly what a state of `batch` samples of at most max_tokens
+ *   tokens needs; 0 if that is not legal.
+ * tfb_mixer_state_init: a state before its first token.
+ *   mem      aligned to 8 (64 is fastest), must outlive the state; NULL: from ctx.alloc
+ *   errors   ARG, RANGE, MEMORY; state untouched
+ * tfb_mixer_state_reset: back to before the first token.
+ * tfb_mixer_state_select: sample i becomes what index[i] was; up to `batch` of init.
+ * tfb_mixer_state_mark, .._rollback: remembers the state; back to the very bits of it.
+ *   errors   ARG, SHAPE, DTYPE, RANGE, FULL, SCRATCH; nothing changed. Marked states
+ *            cannot be selected from until .._commit forgets the mark */
+TFB_API size_t tfb_mixer_state_bytes(const tfb_qkv *block, tfb_idx batch,
+                                     tfb_idx max_tokens);
+TFB_API tfb_status tfb_mixer_state_init(tfb_ctx *ctx, tfb_mixer_state *state,
+                                        const tfb_qkv *block, tfb_idx batch,
+                                        tfb_idx max_tokens, void *mem, size_t mem_bytes);
+TFB_API void tfb_mixer_state_free(tfb_mixer_state *state);
+TFB_API void tfb_mixer_state_reset(tfb_mixer_state *state);
+TFB_API tfb_status tfb_mixer_state_select(tfb_ctx *ctx, tfb_mixer_state *state,
+                                          const tfb_tensor *index);
+TFB_API tfb_status tfb_mixer_state_mark(tfb_ctx *ctx, tfb_mixer_state *state);
+TFB_API tfb_status tfb_mixer_state_rollback(tfb_ctx *ctx, tfb_mixer_state *state);
+TFB_API void tfb_mixer_state_commit(tfb_mixer_state *state);
+
+/* --- The attention mixer: head h is channels h D .. h D + D - 1. --- */
+typedef struct tfb_attention_mixer {
+    tfb_idx heads, kv_heads; /* kv_heads 0: heads */
+    tfb_attention_opts opts; /* causal (for steps BOTTOM_RIGHT), window, softcap, scale
+                                and so on, but nothing of one sequence, lse or qk */
+    tfb_qk_norm norm;        /* of q and k, before rope unless norm_last */
+    int norm_last, eps_set;
+    float eps;
+    tfb_tensor q_weight, k_weight; /* [D] each, RMS; ndim 0: ones */
+    int rotate;                    /* by rope: axes 0 means one for each spatial axis; */
+    tfb_rope_opts rope;            /* positions and grid are set by the call */
+} tfb_attention_mixer;
+TFB_API tfb_mixer tfb_attention_as_mixer(tfb_attention_mixer *m); /* m must outlive it */
+
+/* Multi-head self-attention: the block with the attention mixer, made by one call.
+ * Must not be moved afterwards: the block points to its mixer. */
+typedef struct tfb_mhsa {
+    tfb_qkv block;
+    tfb_attention_mixer mixer;
+} tfb_mhsa;
+
+typedef struct tfb_mhsa_opts {
+    tfb_idx channels, heads, kv_heads; /* kv_heads 0: heads */
+    int bias;
+    tfb_causal causal;
+    tfb_idx window, chunk_size;
+    tfb_qk_norm norm;
+    const tfb_rope_opts *rope; /* or NULL */
+    uint64_t seed;
+} tfb_mhsa_opts;
+
+/* tfb_mhsa_bytes, tfb_mhsa_init: as tfb_qkv_bytes and tfb_qkv_init. */
+TFB_API size_t tfb_mhsa_bytes(const tfb_mhsa_opts *opts);
+TFB_API tfb_status tfb_mhsa_init(tfb_ctx *ctx, tfb_mhsa *m, const tfb_mhsa_opts *opts,
+                                 void *mem, size_t mem_bytes);
+
+/* --- The Mamba mixer: y = core(v), q and k are not read; several axes are one sequence,
+ * row by row. --- */
+typedef struct tfb_mamba_core {
+    tfb_tensor w_in;           /* [2 E, C]: x, then z */
+    tfb_tensor conv_w, conv_b; /* [E, K], [E] */
+    tfb_tensor w_x;            /* [R + 2 N, E]: dt, B, C */
+    tfb_tensor w_dt, b_dt;     /* [E, R], [E] */
+    tfb_tensor a_log, d;       /* [E, N], [E] */
+    tfb_tensor w_out;          /* [C, E] */
+} tfb_mamba_core;
+
+typedef struct tfb_mamba {
+    tfb_idx channels, inner, states, taps, rank; /* C, E, N, K, R */
+    int bidirectional; /* + the reversed core of the reversed sequence, core[1] */
+    tfb_mamba_core core[2];
+} tfb_mamba;
+TFB_API tfb_mixer tfb_mamba_as_mixer(tfb_mamba *m); /* m must outlive it */
+
+typedef struct tfb_mamba_opts {
+    tfb_idx channels;
+    tfb_idx expand, states, taps, rank; /* 0 means 2, 16, 4, ceil(C / 16) */
+    int bidirectional;
+    uint64_t seed;
+} tfb_mamba_opts;
+
+/* tfb_mamba_bytes, tfb_mamba_init: as tfb_qkv_bytes and tfb_qkv_init. A_log is log(1 ..
+ *   N), d 1, w_dt in +- 1 / sqrt(R), b_dt so that softplus(b_dt) is exp of a number
+ *   between log 0.001 and log 0.1, at least 1e-4; all else as tfb_linear's default
+ *   source   Gu & Dao 2023 */
+TFB_API size_t tfb_mamba_bytes(const tfb_mamba_opts *opts);
+TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_opts *opts,
+                                  void *mem, size_t mem_bytes);
+
 #ifdef __cplusplus
 }
 #endif
@@ -788,7 +1172,7 @@ TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair);
 #if defined(TFBLOCKS_IMPLEMENTATION) && !defined(TFB__IMPLEMENTED)
 #define TFB__IMPLEMENTED
 
-/* ===== [4] PLATFORM ================================================================= */
+/* ===== [5] PLATFORM ================================================================= */
 /* Compiler differences as 0/1 macros. tcc and pcc claim more than they can do, so what
  * needs target regions and intrinsics is gated on the compilers that really have them. */
 
@@ -950,7 +1334,7 @@ static TFB__NOINLINE float tfb__sqrt_soft(float x) {
 #define TFB__SQRT(x) tfb__sqrt_soft(x)
 #endif
 
-/* ===== [5] BASICS =================================================================== */
+/* ===== [6] BASICS =================================================================== */
 /* Status text, messages, checks, scratch, tensors. */
 
 TFB_API const char *tfb_status_text(tfb_status status) {
@@ -1723,25 +2107,34 @@ TFB_API tfb_status tfb_reshape(tfb_ctx *ctx, const tfb_tensor *t, int ndim,
     return TFB_OK;
 }
 
+/* The size of a dense tensor that is to be made at t. */
+static tfb_status tfb__new_bytes(tfb_ctx *ctx, const char *fn, const tfb_tensor *t,
+                                 tfb_dtype dtype, int ndim, const tfb_idx *shape,
+                                 size_t *bytes) {
+    int i;
+    TFB__REQUIRE(t && (shape || !ndim), ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 t ? "shape" : "t");
+    *bytes = tfb_dtype_size(dtype);
+    TFB__REQUIRE(*bytes && !(TFB__PACKS & TFB__MASK(dtype)), ctx, TFB_ERR_DTYPE,
+                 "%s: dtype is %d", fn, (tfb_idx)dtype);
+    TFB__REQUIRE(ndim >= 0 && ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE, "%s: ndim is %d",
+                 fn, (tfb_idx)ndim);
+    for (i = 0; i < ndim; i++) {
+        TFB__REQUIRE(shape[i] >= 0, ctx, TFB_ERR_SHAPE, "%s: shape[%d] is %d", fn,
+                     (tfb_idx)i, shape[i]);
+        *bytes = tfb__size_mul(*bytes, (size_t)shape[i]);
+    }
+    TFB__REQUIRE(*bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
+                 fn);
+    return TFB_OK;
+}
+
 TFB_API tfb_status tfb_tensor_new(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                   const tfb_idx *shape) {
-    size_t bytes = tfb_dtype_size(dtype);
+    size_t bytes;
     void *data;
-    int i;
     TFB__ENTER(ctx);
-    TFB__REQUIRE(t && (shape || !ndim), ctx, TFB_ERR_ARG, "tfb_tensor_new: %s is NULL",
-                 t ? "shape" : "t");
-    TFB__REQUIRE(bytes && !(TFB__PACKS & TFB__MASK(dtype)), ctx, TFB_ERR_DTYPE,
-                 "tfb_tensor_new: dtype is %d", (tfb_idx)dtype);
-    TFB__REQUIRE(ndim >= 0 && ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE,
-                 "tfb_tensor_new: ndim is %d", (tfb_idx)ndim);
-    for (i = 0; i < ndim; i++) {
-        TFB__REQUIRE(shape[i] >= 0, ctx, TFB_ERR_SHAPE, "tfb_tensor_new: shape[%d] is %d",
-                     (tfb_idx)i, shape[i]);
-        bytes = tfb__size_mul(bytes, (size_t)shape[i]);
-    }
-    TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
-                 "tfb_tensor_new: the size overflows");
+    TFB__TRY(tfb__new_bytes(ctx, "tfb_tensor_new", t, dtype, ndim, shape, &bytes));
     TFB__REQUIRE(ctx->alloc, ctx, TFB_ERR_MEMORY, "tfb_tensor_new: ctx.alloc is NULL");
     data = ctx->alloc(ctx->alloc_user, NULL, bytes ? bytes : 1);
     TFB__REQUIRE(data, ctx, TFB_ERR_MEMORY, "tfb_tensor_new: %d bytes are not to be had",
@@ -1757,9 +2150,9 @@ TFB_API void tfb_tensor_free(tfb_ctx *ctx, tfb_tensor *t) {
     memset((void *)t, 0, sizeof *t);
 }
 
-/* ===== [6] ISA LIST ================================================================= */
+/* ===== [7] ISA LIST ================================================================= */
 /* What a kernel is given, the table of kernels, which tables there are, what they need.
- * To add an instruction set: a row here, a pass in [7], a block of vector ops in [8]. */
+ * To add an instruction set: a row here, a pass in [8], a block of vector ops in [9]. */
 
 /* Where panels are filled from: lane i of step k is x[i * lane_stride + k * k_stride], in
  * elements of dtype: F32, F16 or BF16. */
@@ -1818,7 +2211,7 @@ typedef struct tfb__rope_plan {
     const struct tfb__kernels *isa;
 } tfb__rope_plan;
 
-/* Section [14] has them; attention calls them from the passes of other tables, so they
+/* Section [15] has them; attention calls them from the passes of other tables, so they
  * are plain functions. at: one coordinate an axis; cosine, sine: half floats. */
 static void tfb__rope_angles(const tfb__rope_plan *p, const tfb_idx *at, float *cosine,
                              float *sine);
@@ -1906,6 +2299,30 @@ typedef struct tfb__attn_state {
     tfb_idx begin, end, gap0, gap1, first, last, lo_min, lo_max, hi_min, pin_max;
 } tfb__attn_state;
 
+/* A panel of 16 channels of a depthwise convolution: x [taps - 1 + rows][16] begins with
+ * the inputs before the first row, w [taps][16], bias [16], y [rows][16]. */
+typedef struct tfb__conv {
+    tfb_idx rows, taps;
+    const float *x, *w, *bias;
+    float *y;
+    tfb_fn act;
+} tfb__conv;
+
+enum { TFB__SCAN_NEXT = 4 };
+
+/* A panel of 16 channels of a scan: x, z, y [rows][16] and dt, which is used up, with its
+ * bias [16]; a [n][16], or one row for all n, and then dx has room for rows; state k of
+ * row t is fed by b[t * bs + k], read by c[t * cs + k]; h [n][16]. z and d [16] may be
+ * NULL. next: memory that is needed soon, a place in it for each row, or NULL. */
+typedef struct tfb__scan {
+    tfb_idx rows, n, bs, cs;
+    const float *x, *z, *a, *b, *c, *bias, *d;
+    float *dt, *dx, *h, *y;
+    const float *next[TFB__SCAN_NEXT];
+    tfb_idx next_step[TFB__SCAN_NEXT];
+    int softplus, one;
+} tfb__scan;
+
 typedef struct tfb__kernels {
     const char *name;
     int (*probe)(float a, float b, float c); /* 0 if flags changed the arithmetic */
@@ -1926,6 +2343,8 @@ typedef struct tfb__kernels {
                    float *y1, tfb_idx ys, const float *cosine, const float *sine);
     tfb_body_fn attention; /* arg: tfb__attn; i: a task or an item, as its phase says */
     tfb_body_fn merge;     /* arg: tfb__merge; i: a row of the output */
+    void (*conv)(const tfb__conv *s);
+    void (*scan)(const tfb__scan *s);
 } tfb__kernels;
 
 #define TFB__BLOCK      256  /* k per chain of fma: CONTRACT section 3 */
@@ -2043,7 +2462,7 @@ static int tfb__attn_alike(const tfb__attn *a) {
            a->v.stride[3] == 1 && a->v.stride[2] == a->D && a->k.stride[2] == a->D;
 }
 
-/* Section 15: what attention does that needs no vectors. */
+/* Section 16: what attention does that needs no vectors. */
 static void tfb__attn_begin(const tfb__attn *a, tfb_idx task, int worker,
                             tfb__attn_state *w);
 static tfb__attn_part tfb__attn_part_of(const tfb__attn *a, tfb_idx i);
@@ -2068,8 +2487,8 @@ static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int 
                               tfb_idx row, tfb_idx number, float *x);
 static void tfb__trig_large(float x, float *sine, float *cosine);
 
-/* ===== [7] ISA PASSES =============================================================== */
-/* Sections 8 and 9 are read once per instruction set inside a target region. */
+/* ===== [8] ISA PASSES =============================================================== */
+/* Sections 9 to 11 are read once per instruction set inside a target region. */
 
 #if TFB__X86
 #define TFB__PASS TFB__PASS_AVX512
@@ -2132,7 +2551,7 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #pragma GCC optimize("O3", "fp-contract=off")
 #endif
 
-/* ===== [8] VECTOR OPS =============================================================== */
+/* ===== [9] VECTOR OPS =============================================================== */
 /* The same names for every instruction set. TFB__VW floats make a TFB__VF; a TFB__VM is
  * what a comparison gives, or VMASK the low VW bits of a number, and VLANES turns it
  * back. LOADN and STOREN touch the first n lanes, LOADN clears the rest. VMAX(a, b) is
@@ -2498,7 +2917,7 @@ TFB__INLINE int tfb__eq_scalar(float a, float b) {
 #define TFB__FN(name)        TFB__CAT(tfb__##name##_, TFB__SUFFIX)
 #define TFB__CALL(name, ...) TFB__FN(name)(__VA_ARGS__) /* reads as a statement */
 
-/* ===== [9] ELEMENTARY FUNCTIONS ===================================================== */
+/* ===== [10] ELEMENTARY FUNCTIONS ==================================================== */
 /* The same operations in the same order for every instruction set, hence the same bits.
  * Accuracy: ulp against double precision over all float32 values. */
 
@@ -2809,7 +3228,7 @@ TFB__INLINE void TFB__FN(sincos_turns)(TFB__VF t, TFB__VF *s, TFB__VF *c) {
     *c = TFB__FN(quad)(p, g, TFB__VIADD(TFB__VBITS(nf), TFB__VISET1(1)));
 }
 
-/* ===== [10] KERNELS ================================================================= */
+/* ===== [11] KERNELS ================================================================= */
 /* One source, compiled once per instruction set. Lanes lie along output dimensions; no
  * sum runs across them except by tfb__fold16. */
 
@@ -4152,6 +4571,160 @@ static void TFB__FN(merge)(void *arg, tfb_idx row, int worker) {
                         : m;
 }
 
+/* --- Convolution and scans: 16 channels side by side. --- */
+/* Lanes l .. of rows t .. of a convolution, four or one. */
+TFB__INLINE void TFB__FN(conv_rows)(const tfb__conv *s, tfb_idx t, tfb_idx l, int four) {
+    const TFB__VF zero = TFB__VSET1(0.0f), one = TFB__VSET1(1.0f);
+    const TFB__VF bias = TFB__VLOAD(s->bias + l);
+    TFB__VF s0 = zero, s1 = zero, s2 = zero, s3 = zero;
+    const float *x = s->x + t * 16 + l, *w = s->w + l;
+    float *y = s->y + t * 16 + l;
+    tfb_idx j0, j;
+    for (j0 = 0; j0 < s->taps; j0 += TFB__BLOCK) {
+        const tfb_idx end = TFB__MIN(j0 + TFB__BLOCK, s->taps);
+        TFB__VF b0 = zero, b1 = zero, b2 = zero, b3 = zero;
+        for (j = j0; j < end; j++) {
+            const TFB__VF v = TFB__VLOAD(w + j * 16);
+            b0 = TFB__VFMA(v, TFB__VLOAD(x + j * 16), b0);
+            if (!four) continue;
+            b1 = TFB__VFMA(v, TFB__VLOAD(x + j * 16 + 16), b1);
+            b2 = TFB__VFMA(v, TFB__VLOAD(x + j * 16 + 32), b2);
+            b3 = TFB__VFMA(v, TFB__VLOAD(x + j * 16 + 48), b3);
+        }
+        s0 = j0 ? TFB__VADD(s0, b0) : b0;
+        s1 = j0 ? TFB__VADD(s1, b1) : b1;
+        s2 = j0 ? TFB__VADD(s2, b2) : b2;
+        s3 = j0 ? TFB__VADD(s3, b3) : b3;
+    }
+    TFB__VSTORE(y, TFB__VFMA(one, s0, bias));
+    if (!four) return;
+    TFB__VSTORE(y + 16, TFB__VFMA(one, s1, bias));
+    TFB__VSTORE(y + 32, TFB__VFMA(one, s2, bias));
+    TFB__VSTORE(y + 48, TFB__VFMA(one, s3, bias));
+}
+
+static void TFB__FN(conv)(const tfb__conv *s) {
+    tfb_idx t, l;
+    for (l = 0; l < TFB__PANEL; l += TFB__VW) {
+        for (t = 0; t + 4 <= s->rows; t += 4) TFB__CALL(conv_rows, s, t, l, 1);
+        for (; t < s->rows; t++) TFB__CALL(conv_rows, s, t, l, 0);
+    }
+    if (s->act != TFB_FN_IDENTITY)
+        TFB__CALL(map, s->act, s->rows * TFB__PANEL, s->y, s->y);
+}
+
+/* Makes delta of dt. May a lane's delta * a be positive? */
+static int TFB__FN(scan_delta)(const tfb__scan *s) {
+    const TFB__VF zero = TFB__VSET1(0.0f);
+    unsigned up = 0;
+    tfb_idx i, l;
+    for (l = 0; l < TFB__PANEL; l += TFB__VW) {
+        const TFB__VF bias = TFB__VLOAD(s->bias + l);
+        for (i = l; i < s->rows * TFB__PANEL; i += TFB__PANEL) {
+            TFB__VF v = TFB__VADD(TFB__VLOAD(s->dt + i), bias);
+            if (s->softplus) v = TFB__FN(softplus)(v);
+            else up |= TFB__VLANES(TFB__VLT(v, zero));
+            TFB__VSTORE(s->dt + i, v);
+        }
+        for (i = l; i < (s->one ? 1 : s->n) * TFB__PANEL; i += TFB__PANEL)
+            up |= TFB__VLANES(TFB__VLT(zero, TFB__VLOAD(s->a + i)));
+    }
+    return up != 0;
+}
+
+/* What follows the sum over states at place `at` of rows, lanes l .. */
+TFB__INLINE void TFB__FN(scan_end)(const tfb__scan *s, tfb_idx at, tfb_idx l, TFB__VF y) {
+    const tfb_idx row = at / TFB__PANEL;
+    int i;
+    for (i = 0; i < TFB__SCAN_NEXT && l == 0; i++)
+        if (s->next[i]) TFB__PREFETCH(s->next[i] + row * s->next_step[i]);
+    if (s->d) y = TFB__VFMA(TFB__VLOAD(s->d + l), TFB__VLOAD(s->x + at), y);
+    if (s->z) y = TFB__VMUL(y, TFB__FN(silu)(TFB__VLOAD(s->z + at)));
+    TFB__VSTORE(s->y + at, y);
+}
+
+/* Lanes l .. of all rows. up: exponents may be positive. The states stay in the
+ * first-level cache, which keeps up with an exponential for each. */
+TFB__INLINE void TFB__FN(scan_lanes)(const tfb__scan *s, tfb_idx l, int up) {
+    const float *a = s->a + l;
+    float *h = s->h + l;
+    tfb_idx t, k;
+    for (t = 0; t < s->rows; t++) {
+        const float *b = s->b + t * s->bs, *c = s->c + t * s->cs;
+        const TFB__VF d = TFB__VLOAD(s->dt + t * TFB__PANEL + l);
+        const TFB__VF dx = TFB__VMUL(d, TFB__VLOAD(s->x + t * TFB__PANEL + l));
+        TFB__VF y = TFB__VSET1(0.0f), e, v;
+        for (k = 0; k < s->n; k++) {
+            e = TFB__VMUL(d, TFB__VLOAD(a + k * TFB__PANEL));
+            e = up ? TFB__FN(exp)(e) : TFB__FN(exp_down)(e);
+            v = TFB__VMUL(dx, TFB__VSET1(b[k]));
+            v = TFB__VFMA(e, TFB__VLOAD(h + k * TFB__PANEL), v);
+            TFB__VSTORE(h + k * TFB__PANEL, v);
+            y = TFB__VFMA(v, TFB__VSET1(c[k]), y);
+        }
+        TFB__CALL(scan_end, s, t * TFB__PANEL + l, l, y);
+    }
+}
+
+/* Four states, or one, from k on stay in registers for all rows, whose y goes on where
+ * the states before left it: with one exponential for all states memory is the limit. */
+#define TFB__SCAN_STEP(i)                                                                \
+    h##i = TFB__VFMA(e, h##i, TFB__VMUL(dx, TFB__VSET1(b[i])));                          \
+    y = TFB__VFMA(h##i, TFB__VSET1(c[i]), y);
+TFB__INLINE void TFB__FN(scan_states)(const tfb__scan *s, tfb_idx k, tfb_idx l,
+                                      int four) {
+    float *h = s->h + k * TFB__PANEL + l;
+    TFB__VF h0 = TFB__VLOAD(h), h1 = h0, h2 = h0, h3 = h0;
+    tfb_idx t;
+    if (four) h1 = TFB__VLOAD(h + 16), h2 = TFB__VLOAD(h + 32), h3 = TFB__VLOAD(h + 48);
+    for (t = 0; t < s->rows; t++) {
+        const float *b = s->b + t * s->bs + k, *c = s->c + t * s->cs + k;
+        const TFB__VF e = TFB__VLOAD(s->dt + t * TFB__PANEL + l);
+        const TFB__VF dx = TFB__VLOAD(s->dx + t * TFB__PANEL + l);
+        TFB__VF y = k ? TFB__VLOAD(s->y + t * TFB__PANEL + l) : TFB__VSET1(0.0f);
+        TFB__SCAN_STEP(0)
+        if (four) {
+            TFB__SCAN_STEP(1)
+            TFB__SCAN_STEP(2)
+            TFB__SCAN_STEP(3)
+        }
+        TFB__VSTORE(s->y + t * TFB__PANEL + l, y);
+    }
+    TFB__VSTORE(h, h0);
+    if (!four) return;
+    TFB__VSTORE(h + 16, h1);
+    TFB__VSTORE(h + 32, h2);
+    TFB__VSTORE(h + 48, h3);
+}
+#undef TFB__SCAN_STEP
+
+/* Lanes l .. of all rows where all states decay alike: dt becomes the decay. */
+static void TFB__FN(scan_alike)(const tfb__scan *s, tfb_idx l) {
+    const tfb_idx end = s->rows * TFB__PANEL;
+    const TFB__VF a = TFB__VLOAD(s->a + l);
+    tfb_idx i, k;
+    for (i = l; i < end; i += TFB__PANEL) {
+        const TFB__VF d = TFB__VLOAD(s->dt + i);
+        TFB__VSTORE(s->dx + i, TFB__VMUL(d, TFB__VLOAD(s->x + i)));
+        TFB__VSTORE(s->dt + i, TFB__FN(exp)(TFB__VMUL(d, a)));
+        if (s->n == 0) TFB__VSTORE(s->y + i, TFB__VSET1(0.0f));
+    }
+    for (k = 0; k + 4 <= s->n; k += 4) TFB__CALL(scan_states, s, k, l, 1);
+    for (; k < s->n; k++) TFB__CALL(scan_states, s, k, l, 0);
+    for (i = l; i < end; i += TFB__PANEL)
+        TFB__CALL(scan_end, s, i, l, TFB__VLOAD(s->y + i));
+}
+
+static void TFB__FN(scan)(const tfb__scan *s) {
+    const int up = TFB__FN(scan_delta)(s);
+    tfb_idx l;
+    for (l = 0; l < TFB__PANEL; l += TFB__VW) {
+        if (s->one) TFB__CALL(scan_alike, s, l);
+        else if (up) TFB__CALL(scan_lanes, s, l, 1);
+        else TFB__CALL(scan_lanes, s, l, 0);
+    }
+}
+
 static const tfb__kernels TFB__FN(kernels) = {
 #define TFB__STRING2(x) #x
 #define TFB__STRING(x)  TFB__STRING2(x)
@@ -4168,6 +4741,8 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(rotate),
     TFB__FN(attention),
     TFB__FN(merge),
+    TFB__FN(conv),
+    TFB__FN(scan),
 };
 #undef TFB__STRING
 #undef TFB__STRING2
@@ -4179,7 +4754,7 @@ static const tfb__kernels TFB__FN(kernels) = {
 
 #if defined(TFB__PASS) && TFB__PASS == TFB__PASS_SCALAR
 
-/* ===== [11] DISPATCH ================================================================ */
+/* ===== [12] DISPATCH ================================================================ */
 /* The table is a field of the context, chosen when it is initialised. */
 
 typedef struct tfb__isa_row {
@@ -4345,7 +4920,7 @@ static double tfb__log2_d(double x) {
     return (double)e + 2.8853900817779268 * (s + s * t);
 }
 
-/* ===== [12] TENSOR OPS ============================================================== */
+/* ===== [13] TENSOR OPS ============================================================== */
 /* Copy and convert, add, mul, map, embed, argmax: plain loops over any strides. */
 
 /* IEEE binary16 from float, to nearest even; overflow gives inf, NaN stays NaN. */
@@ -4601,7 +5176,7 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) 
     return TFB_OK;
 }
 
-/* ===== [13] MATMUL AND LINEAR ======================================================= */
+/* ===== [14] MATMUL AND LINEAR ======================================================= */
 /* One engine, tfb__gemm, serves both: y[M, N] = epilogue(A[M, K] W[N, K]^T) over batches.
  * The work is cut into tasks of task_rows x task_cols outputs. A task goes through strips
  * of rows, a strip through chunks of k: so a chunk of W (192 x 256), one of A and the
@@ -5462,7 +6037,7 @@ TFB__UNUSED static void tfb__linear_ref(const tfb_tensor *x, const tfb_tensor *w
         }
 }
 
-/* ===== [14] NORMS, SOFTMAX AND ROPE ================================================= */
+/* ===== [15] NORMS, SOFTMAX AND ROPE ================================================= */
 
 /* Rows of x, y and two optional tensors; strided ones pass through scratch. */
 typedef struct tfb__rowwise {
@@ -6143,11 +6718,11 @@ TFB__UNUSED static void tfb__rope_ref(tfb_idx D, const float *x, const tfb_idx *
     }
 }
 
-/* ===== [15] ATTENTION =============================================================== */
+/* ===== [16] ATTENTION =============================================================== */
 /* What a call asks for is checked and resolved here, and so is which row sees which key;
- * section 10 computes. */
+ * section 11 computes. */
 
-/* Section 16: where a cache's rows are. */
+/* Section 17: where a cache's rows are. */
 static tfb_idx tfb__kv_from(const tfb_kv_shape *s, tfb_idx first, tfb_idx end);
 static tfb_idx tfb__kv_rows(const tfb_kv_shape *s, tfb_idx from, tfb_idx end);
 static tfb_idx tfb__kv_find(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
@@ -7174,7 +7749,7 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
     return all_l <= 0 ? -TFB__FLT_INF : all_m + tfb__log_scalar(all_l);
 }
 
-/* ===== [16] KV CACHES =============================================================== */
+/* ===== [17] KV CACHES =============================================================== */
 /* Rows are known by number: their position since the first row ever, which tiles, windows
  * and rope count from too. Number n lies on page n / page, and pages are found by that
  * modulo the pages a sample has, so that nothing moves when old rows go; pages of pinned
@@ -9026,7 +9601,2385 @@ TFB_API tfb_status tfb_kv_load(tfb_ctx *ctx, tfb_kv *kv, const void *mem,
     return tfb__scratch_end(ctx, mark, status);
 }
 
-/* ===== [17] TAIL ==================================================================== */
+/* ===== [18] CHUNKED FORWARD ========================================================= */
+/* A call is cut along an axis into views, which the callback gets one after the other, or
+ * workers get, each with a context of its own in the scratch of the caller's. */
+
+TFB_API tfb_status tfb_scratch(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
+                               const tfb_idx *shape) {
+    size_t bytes, used, last;
+    tfb_status status;
+    void *data;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(ctx->depth > 0, ctx, TFB_ERR_ARG,
+                 "tfb_scratch: only inside a callback, with the context it was given");
+    TFB__TRY(tfb__new_bytes(ctx, "tfb_scratch", t, dtype, ndim, shape, &bytes));
+    used = ctx->used;
+    last = ctx->scratch_last;
+    data = tfb__take(ctx, 1, bytes);
+    status = tfb__scratch_ready(ctx, "tfb_scratch");
+    if (status == TFB_OK) {
+        *t = tfb__view(data, dtype, ndim, shape);
+        return TFB_OK;
+    }
+    ctx->used = used; /* a callback may do with less */
+    ctx->failed = 0;
+    if (status == TFB_ERR_RANGE) ctx->scratch_last = last;
+    return status;
+}
+
+/* A worker: its context, and the last chunk that failed there. That is also the lowest,
+ * as from then on only lower ones are begun. */
+typedef struct tfb__chunk_worker {
+    tfb_ctx ctx;
+    tfb_idx failed; /* the number of chunks: none has */
+    tfb_status status;
+    char message[TFB_MESSAGE_BYTES];
+} tfb__chunk_worker;
+
+typedef struct tfb__chunks {
+    const char *fn;
+    tfb_chunk_fn forward;
+    void *user;
+    const tfb_tensor *in, *out;
+    int inputs, outputs, dim, workers;
+    tfb_chunk_opts o;
+    tfb_idx length, size, count;          /* of the axis, of a chunk, of chunks */
+    tfb_idx share[TFB_MAX_CHUNK_TENSORS]; /* of each output's axis for a chunk */
+    tfb__chunk_worker *worker;            /* [workers] */
+} tfb__chunks;
+
+static tfb__chunks tfb__chunks_of(const char *fn, tfb_chunk_fn forward, void *user,
+                                  const tfb_tensor *in, int inputs, const tfb_tensor *out,
+                                  int outputs, const tfb_chunk_opts *opts) {
+    tfb__chunks g;
+    memset((void *)&g, 0, sizeof g);
+    g.fn = fn;
+    g.forward = forward;
+    g.user = user;
+    g.in = in;
+    g.inputs = inputs;
+    g.out = out;
+    g.outputs = outputs;
+    if (opts) g.o = *opts;
+    return g;
+}
+
+/* --- Checks: each mistake has an error of its own, in the order of these lines. --- */
+static tfb_status tfb__chunks_inputs(tfb_ctx *ctx, tfb__chunks *g) {
+    const tfb_idx size = g->o.chunk_size;
+    char name[] = "inputs[0]";
+    int i, rank;
+    TFB__REQUIRE(g->forward, ctx, TFB_ERR_ARG, "%s: forward is NULL", g->fn);
+    TFB__REQUIRE(g->in && g->inputs > 0, ctx, TFB_ERR_ARG, "%s: there are no inputs",
+                 g->fn);
+    TFB__REQUIRE(g->inputs <= TFB_MAX_CHUNK_TENSORS, ctx, TFB_ERR_ARG,
+                 "%s: n_inputs is %d, at most %d", g->fn, (tfb_idx)g->inputs,
+                 (tfb_idx)TFB_MAX_CHUNK_TENSORS);
+    TFB__REQUIRE(size >= 0, ctx, TFB_ERR_ARG, "%s: chunk_size is %d", g->fn, size);
+    for (i = 0; i < g->inputs; i++, name[7]++)
+        TFB__TRY(
+            tfb__check(ctx, g->fn, name, g->in + i, TFB__ANY_DTYPE, 0, TFB_MAX_DIMS));
+    rank = g->in->ndim;
+    TFB__REQUIRE(g->o.dim >= -rank && g->o.dim < rank, ctx, TFB_ERR_ARG,
+                 "%s: dim is %d, inputs[0].ndim is %d", g->fn, (tfb_idx)g->o.dim,
+                 (tfb_idx)rank);
+    g->dim = g->o.dim < 0 ? g->o.dim + rank : g->o.dim;
+    for (i = 1; i < g->inputs; i++)
+        TFB__REQUIRE(g->in[i].ndim == rank, ctx, TFB_ERR_SHAPE,
+                     "%s: inputs[%d].ndim is %d, inputs[0] has %d", g->fn, (tfb_idx)i,
+                     (tfb_idx)g->in[i].ndim, (tfb_idx)rank);
+    g->length = g->in->shape[g->dim];
+    for (i = 0, name[7] = '0'; i < g->inputs; i++, name[7]++)
+        TFB__TRY(tfb__check_extent(ctx, g->fn, name, g->in + i, g->dim, g->length));
+    TFB__REQUIRE(!size || g->o.remainder || g->length % size == 0, ctx, TFB_ERR_SHAPE,
+                 "%s: inputs[0].shape[%d] is %d, no multiple of chunk_size %d", g->fn,
+                 (tfb_idx)g->dim, g->length, size);
+    return TFB_OK;
+}
+
+static tfb_status tfb__chunks_outputs(tfb_ctx *ctx, const tfb__chunks *g) {
+    char name[] = "outputs[0]", other[] = "outputs[0]", input[] = "inputs[0]";
+    int i, j;
+    TFB__REQUIRE(g->outputs >= 0 && g->outputs <= TFB_MAX_CHUNK_TENSORS, ctx, TFB_ERR_ARG,
+                 "%s: n_outputs is %d, must be 0 to %d", g->fn, (tfb_idx)g->outputs,
+                 (tfb_idx)TFB_MAX_CHUNK_TENSORS);
+    TFB__REQUIRE(g->out || !g->outputs, ctx, TFB_ERR_ARG, "%s: outputs is NULL", g->fn);
+    for (i = 0; i < g->outputs; i++) {
+        const tfb_tensor *y = g->out + i;
+        name[8] = (char)('0' + i);
+        TFB__TRY(
+            tfb__check(ctx, g->fn, name, y, TFB__ANY_DTYPE, g->dim + 1, TFB_MAX_DIMS));
+        TFB__TRY(tfb__check_out(ctx, g->fn, name, y));
+        for (j = 0; j < g->inputs; j++) {
+            input[7] = (char)('0' + j);
+            TFB__TRY(tfb__check_alias(ctx, g->fn, name, y, input, g->in + j, 1));
+        }
+        for (j = 0; j < i; j++) {
+            other[8] = (char)('0' + j);
+            TFB__TRY(tfb__check_alias(ctx, g->fn, name, y, other, g->out + j, 0));
+        }
+    }
+    return TFB_OK;
+}
+
+/* Cuts the axis into chunks of a size, 0: one. An output's share of it is a whole number
+ * if length / gcd(extent, length) divides the size; then so is that of the last chunk. */
+static tfb_status tfb__chunks_cut(tfb_ctx *ctx, tfb__chunks *g, tfb_idx size) {
+    int i;
+    g->size = size && size < g->length ? size : g->length;
+    g->count = g->length ? (g->length - 1) / g->size + 1 : 1;
+    for (i = 0; i < g->outputs; i++) {
+        const tfb_idx extent = g->out[i].shape[g->dim];
+        tfb_idx gcd = extent, rest = g->length;
+        while (rest) {
+            const tfb_idx next = gcd % rest;
+            gcd = rest;
+            rest = next;
+        }
+        g->share[i] = extent;
+        if (g->count == 1) continue;
+        TFB__REQUIRE(g->size % (g->length / gcd) == 0, ctx, TFB_ERR_SHAPE,
+                     "%s: outputs[%d].shape[%d] is %d: no whole share for %d of %d",
+                     g->fn, (tfb_idx)i, (tfb_idx)g->dim, extent, g->size, g->length);
+        g->share[i] = g->size / (g->length / gcd) * (extent / gcd);
+    }
+    return TFB_OK;
+}
+
+/* --- Running. --- */
+static tfb_status tfb__chunk_slice(tfb_ctx *ctx, const tfb_tensor *t, int dim,
+                                   tfb_idx index, tfb_idx share, tfb_tensor *piece) {
+    const tfb_idx start = index * share, rest = t->shape[dim] - start;
+    return tfb_slice(ctx, t, dim, start, TFB__MIN(share, rest), piece);
+}
+
+/* One call of forward. What it takes from scratch is given back. */
+static tfb_status tfb__chunk_run(tfb_ctx *ctx, const tfb__chunks *g, tfb_idx index,
+                                 int worker) {
+    tfb_tensor in[TFB_MAX_CHUNK_TENSORS], out[TFB_MAX_CHUNK_TENSORS];
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_status status = TFB_OK;
+    tfb_chunk chunk;
+    int i;
+    for (i = 0; status == TFB_OK && i < g->inputs; i++)
+        status = tfb__chunk_slice(ctx, g->in + i, g->dim, index, g->size, in + i);
+    for (i = 0; status == TFB_OK && i < g->outputs; i++)
+        status = tfb__chunk_slice(ctx, g->out + i, g->dim, index, g->share[i], out + i);
+    chunk.index = index;
+    chunk.start = index * g->size;
+    chunk.length = in[0].shape[g->dim];
+    chunk.worker = worker;
+    chunk.inputs = g->inputs;
+    chunk.outputs = g->outputs;
+    chunk.in = in;
+    chunk.out = out;
+    if (status == TFB_OK) status = g->forward(ctx, g->user, &chunk);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* Hands on what a chunk returned; message may be ctx's own, which is overwritten. */
+static tfb_status tfb__chunk_fail(tfb_ctx *ctx, const tfb__chunks *g, tfb_idx index,
+                                  tfb_status status, const char *message) {
+    char text[TFB_MESSAGE_BYTES];
+    memcpy(text, message, sizeof text);
+    text[sizeof text - 1] = 0;
+    return tfb__fail(ctx, status, "%s: chunk %d: %s", g->fn, index,
+                     text[0] ? text : tfb_status_text(status));
+}
+
+/* A block for all that the first chunk needed: scratch that only calls inside have taken
+ * is gone by now, and each chunk would allocate it again. Without it they do. */
+static void tfb__chunk_reserve(tfb_ctx *ctx) {
+    const size_t need = ctx->scratch_last - ctx->used;
+    if (!ctx->alloc || ctx->measuring) return;
+    if (ctx->block ? ctx->block->bytes - ctx->block->used < need : need > 0)
+        tfb__block_new(ctx, need);
+}
+
+/* A measuring context calls the first and the last chunk: which needs more is not known,
+ * as a shorter one may be computed in another way. */
+static tfb_status tfb__chunks_serial(tfb_ctx *ctx, const tfb__chunks *g) {
+    const tfb_idx step = ctx->measuring && g->count > 1 ? g->count - 1 : 1;
+    tfb_idx i;
+    for (i = 0; i < g->count; i += step) {
+        const tfb_status status = tfb__chunk_run(ctx, g, i, 0);
+        if (status != TFB_OK) return tfb__chunk_fail(ctx, g, i, status, ctx->message);
+        if (i == 0) tfb__chunk_reserve(ctx);
+    }
+    return TFB_OK;
+}
+
+/* A new context, without memory, that computes as another does. */
+static void tfb__ctx_like(tfb_ctx *ctx, const tfb_ctx *like) {
+    memset((void *)ctx, 0, sizeof *ctx);
+    ctx->isa = like->isa;
+    ctx->cpu = like->cpu;
+}
+
+/* The scratch of a worker. */
+static tfb_status tfb__chunks_need(tfb_ctx *ctx, const tfb__chunks *g, size_t *need) {
+    tfb__mark mark;
+    tfb_status status;
+    tfb_ctx probe;
+    tfb__ctx_like(&probe, ctx);
+    probe.measuring = 1;
+    mark = tfb__scratch_begin(&probe);
+    status = tfb__chunks_serial(&probe, g);
+    *need = probe.scratch_last;
+    memcpy(ctx->message, probe.message, sizeof ctx->message);
+    return tfb__scratch_end(&probe, mark, status);
+}
+
+/* A chunk behind one that has failed is not begun; one before it is, so that the lowest
+ * to fail is the same for any number of workers. */
+static void tfb__chunk_body(void *arg, tfb_idx i, int worker) {
+    const tfb__chunks *g = (const tfb__chunks *)arg;
+    tfb__chunk_worker *w = g->worker + worker;
+    tfb_status status;
+    int k;
+    for (k = 0; k < g->workers; k++)
+        if (TFB__ATOMIC_GET(&g->worker[k].failed) < i) return;
+    status = tfb__chunk_run(&w->ctx, g, i, worker);
+    if (status == TFB_OK) return;
+    w->status = status;
+    memcpy(w->message, w->ctx.message, sizeof w->message);
+    TFB__ATOMIC_SET(&w->failed, i);
+}
+
+static tfb_status tfb__chunks_parallel(tfb_ctx *ctx, tfb__chunks *g) {
+    const tfb__chunk_worker *first;
+    size_t need;
+    char *mem;
+    int k;
+    TFB__TRY(tfb__chunks_need(ctx, g, &need));
+    g->workers = tfb__workers(ctx);
+    g->worker = (tfb__chunk_worker *)tfb__take(ctx, g->workers, sizeof *g->worker);
+    mem = (char *)tfb__take(ctx, g->workers, need);
+    TFB__TRY(tfb__scratch_ready(ctx, g->fn));
+    if (ctx->measuring) return TFB_OK;
+    for (k = 0; k < g->workers; k++) {
+        tfb__chunk_worker *w = g->worker + k;
+        tfb__ctx_like(&w->ctx, ctx);
+        w->ctx.mem = need ? mem + (size_t)k * need : NULL;
+        w->ctx.mem_bytes = need;
+        w->failed = g->count;
+    }
+    tfb__parallel(ctx, g->count, tfb__chunk_body, g);
+    for (first = g->worker, k = 1; k < g->workers; k++)
+        if (g->worker[k].failed < first->failed) first = g->worker + k;
+    if (first->failed == g->count) return TFB_OK;
+    return tfb__chunk_fail(ctx, g, first->failed, first->status, first->message);
+}
+
+static tfb_status tfb__chunks_run(tfb_ctx *ctx, tfb__chunks *g) {
+    const int shared = g->o.parallel && g->count > 1 && tfb__workers(ctx) > 1;
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_status status =
+        shared ? tfb__chunks_parallel(ctx, g) : tfb__chunks_serial(ctx, g);
+    if (status == TFB_OK) ctx->message[0] = 0; /* of calls that forward did without */
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+TFB_API tfb_status tfb_chunked_forward(tfb_ctx *ctx, tfb_chunk_fn forward, void *user,
+                                       const tfb_tensor *inputs, int n_inputs,
+                                       tfb_tensor *outputs, int n_outputs,
+                                       const tfb_chunk_opts *opts) {
+    tfb__chunks g = tfb__chunks_of("tfb_chunked_forward", forward, user, inputs, n_inputs,
+                                   outputs, n_outputs, opts);
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__chunks_inputs(ctx, &g));
+    TFB__TRY(tfb__chunks_outputs(ctx, &g));
+    TFB__TRY(tfb__chunks_cut(ctx, &g, g.o.chunk_size));
+    return tfb__chunks_run(ctx, &g);
+}
+
+/* From the largest size down, each tried: a smaller one mostly needs less, not always. */
+static tfb_status tfb__chunk_size_find(tfb_ctx *ctx, tfb_ctx *probe, tfb__chunks *g,
+                                       size_t bytes, tfb_idx *chunk_size) {
+    tfb_status failed = TFB_OK;
+    tfb_idx size, tried = -1;
+    size_t need = 0;
+    for (size = g->length; size == g->length || size > 0; size--) {
+        tfb_status status;
+        if (!g->o.remainder && size && g->length % size) continue;
+        if (tfb__chunks_cut(probe, g, size) != TFB_OK) continue;
+        status = tfb__chunks_run(probe, g);
+        if (status == TFB_OK && probe->scratch_last <= bytes) {
+            ctx->message[0] = 0;
+            *chunk_size = size;
+            return TFB_OK;
+        }
+        if (status == TFB_OK) {
+            tried = size;
+            need = probe->scratch_last;
+        } else {
+            failed = status;
+            memcpy(ctx->message, probe->message, sizeof ctx->message);
+        }
+    }
+    if (tried < 0) return failed;
+    return tfb__fail(ctx, TFB_ERR_SCRATCH, "%s: bytes is %d, chunks of %d need %d", g->fn,
+                     (tfb_idx)bytes, tried, (tfb_idx)need);
+}
+
+TFB_API tfb_status tfb_chunk_size_for(tfb_ctx *ctx, tfb_chunk_fn forward, void *user,
+                                      const tfb_tensor *inputs, int n_inputs,
+                                      tfb_tensor *outputs, int n_outputs,
+                                      const tfb_chunk_opts *opts, size_t bytes,
+                                      tfb_idx *chunk_size) {
+    tfb__chunks g = tfb__chunks_of("tfb_chunk_size_for", forward, user, inputs, n_inputs,
+                                   outputs, n_outputs, opts);
+    tfb_status status;
+    tfb_ctx probe;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(chunk_size, ctx, TFB_ERR_ARG, "%s: chunk_size is NULL", g.fn);
+    tfb__ctx_like(&probe, ctx);
+    probe.measuring = 1;
+    probe.workers = ctx->workers;
+    g.o.chunk_size = 0;
+    status = tfb__chunks_inputs(&probe, &g);
+    if (status == TFB_OK) status = tfb__chunks_outputs(&probe, &g);
+    if (status == TFB_OK) return tfb__chunk_size_find(ctx, &probe, &g, bytes, chunk_size);
+    memcpy(ctx->message, probe.message, sizeof ctx->message);
+    return status;
+}
+
+/* ===== [19] CONVOLUTION AND SCANS =================================================== */
+/* Channels go in panels of 16, some panels to a task, which takes them through all tokens
+ * of a sequence, some rows of tokens at a time. Rows are copied to [rows][16], whatever
+ * their strides, before outputs of them are written: so y may be an input, and scratch
+ * does not depend on T. */
+
+#define TFB__SCAN_ROWS   32 /* tokens at a time: their rows stay in the first cache */
+#define TFB__SCAN_PANELS 4  /* of a task: 64 channels are whole cache lines of a token */
+#define TFB__SCAN_WIDTH  (TFB__SCAN_PANELS * TFB__PANEL)
+
+/* Where an element of t is; NULL stays NULL. */
+static float *tfb__place3(const tfb_tensor *t, tfb_idx i, tfb_idx j, tfb_idx k) {
+    const tfb_idx *s = t->stride;
+    return t->data ? (float *)t->data + i * s[0] + j * s[1] + k * s[2] : NULL;
+}
+
+static float *tfb__place4(const tfb_tensor *t, tfb_idx i, tfb_idx j, tfb_idx k,
+                          tfb_idx l) {
+    return t->data ? (float *)t->data + tfb__at4(t, i, j, k, l) : NULL;
+}
+
+/* panel[j * 16 + i] = x[i * ls + j * ks] for i < n <= 16, j < k; other lanes are +0. */
+static void tfb__panel_in(const tfb__kernels *isa, const float *x, tfb_idx ls, tfb_idx ks,
+                          tfb_idx k, tfb_idx n, float *panel) {
+    const size_t row = TFB__PANEL * sizeof *panel; /* known when compiled: no call */
+    tfb__source from;
+    tfb_idx i;
+    memset((void *)&from, 0, sizeof from);
+    from.x = x;
+    from.dtype = TFB_F32;
+    from.lane_stride = n > 1 ? ls : 1; /* of one lane or step it may be anything */
+    from.k_stride = k > 1 ? ks : 1;
+    for (i = 0; ls == 1 && n == TFB__PANEL && i < k; i++)
+        memcpy((void *)(panel + i * TFB__PANEL), (const void *)(x + i * ks), row);
+    if (i == k) return;
+    isa->pack(&from, k, n, TFB__PANEL, panel);
+    for (i = 0; TFB__BIG_ENDIAN && i < k * TFB__PANEL; i++)
+        panel[i] = tfb__load_le(panel + i); /* packs are little-endian */
+}
+
+/* A row of 16: n values from e on of a vector [E] or of row h of [H, P]; zeros if there
+ * is none. */
+static void tfb__panel_of(const tfb__kernels *isa, const tfb_tensor *t, tfb_idx h,
+                          tfb_idx e, tfb_idx n, float *row) {
+    const tfb_idx step = t->ndim ? t->stride[t->ndim - 1] : 0;
+    const tfb_idx at = t->ndim > 1 ? h * t->stride[0] + e * step : e * step;
+    if (t->ndim) tfb__panel_in(isa, (const float *)t->data + at, step, 0, 1, n, row);
+    else memset((void *)row, 0, TFB__PANEL * sizeof *row);
+}
+
+/* y[i * ls + j * ks] = panel[j * 16 + i]; turned has room for as much. */
+static void tfb__panel_out(const tfb__kernels *isa, const float *panel, tfb_idx k,
+                           tfb_idx n, float *y, tfb_idx ls, tfb_idx ks, float *turned) {
+    const size_t row = TFB__PANEL * sizeof *y;
+    tfb_idx i, j;
+    for (j = 0; ls == 1 && n == TFB__PANEL && j < k; j++)
+        memcpy((void *)(y + j * ks), (const void *)(panel + j * TFB__PANEL), row);
+    for (; ls == 1 && j < k; j++)
+        memcpy((void *)(y + j * ks), (const void *)(panel + j * TFB__PANEL),
+               (size_t)n * sizeof *y);
+    if (ls == 1) return;
+    isa->collect(n, k, panel, 1, TFB__PANEL, turned);
+    for (i = 0; i < n; i++) {
+        const float *from = turned + i * k;
+        float *to = y + i * ls;
+        if (ks == 1) memcpy((void *)to, (const void *)from, (size_t)k * sizeof *y);
+        else
+            for (j = 0; j < k; j++) to[j * ks] = from[j];
+    }
+}
+
+/* The next `count` panels of n rows of a worker's memory, of which *used are in use; only
+ * counts if there is no memory. */
+static float *tfb__panels(char *memory, size_t *used, int count, tfb_idx n) {
+    float *p = memory ? (float *)(void *)(memory + *used) : NULL;
+    const size_t row = TFB__PANEL * sizeof(float);
+    *used =
+        tfb__size_add(*used, tfb__size_mul((size_t)n, tfb__size_mul((size_t)count, row)));
+    return p;
+}
+
+/* F32 with exactly these extents. */
+static tfb_status tfb__check_shape(tfb_ctx *ctx, const char *fn, const char *name,
+                                   const tfb_tensor *t, int ndim, const tfb_idx *shape) {
+    int i;
+    TFB__TRY(tfb__check(ctx, fn, name, t, TFB__MASK(TFB_F32), ndim, ndim));
+    for (i = 0; i < ndim; i++) TFB__TRY(tfb__check_extent(ctx, fn, name, t, i, shape[i]));
+    return TFB_OK;
+}
+
+/* --- Convolution. --- */
+typedef struct tfb__conv_call {
+    tfb_tensor x, w, y, bias, state; /* bias, state: ndim 0 if absent */
+    tfb_idx rows, blocks;            /* tokens at a time, tasks of a sequence */
+    tfb_fn act;
+    size_t worker_bytes;
+    char *scratch;
+    const tfb__kernels *isa;
+} tfb__conv_call;
+
+/* A worker's memory: weights, bias and inputs of each panel, results of one. */
+typedef struct tfb__conv_room {
+    float *w, *bias, *x, *y, *turned;
+} tfb__conv_room;
+
+static size_t tfb__conv_carve(const tfb__conv_call *s, char *memory, tfb__conv_room *m) {
+    const tfb_idx K = s->w.shape[1], n = K - 1 + s->rows;
+    size_t used = 0;
+    m->w = tfb__panels(memory, &used, TFB__SCAN_PANELS, K);
+    m->bias = tfb__panels(memory, &used, TFB__SCAN_PANELS, 1);
+    m->x = tfb__panels(memory, &used, TFB__SCAN_PANELS, n);
+    m->y = tfb__panels(memory, &used, 1, s->rows);
+    m->turned = tfb__panels(memory, &used, 1, n);
+    return used;
+}
+
+/* Weights, bias and the inputs before the first of n channels from e on. */
+static void tfb__conv_begin(const tfb__conv_call *s, tfb_idx b, tfb_idx e, tfb_idx n,
+                            const tfb__conv_room *m) {
+    const tfb_idx K = s->w.shape[1], *ws = s->w.stride, *ss = s->state.stride;
+    tfb__panel_in(s->isa, (const float *)s->w.data + e * ws[0], ws[0], ws[1], K, n, m->w);
+    tfb__panel_of(s->isa, &s->bias, 0, e, n, m->bias);
+    if (s->state.ndim && K > 1)
+        tfb__panel_in(s->isa, tfb__place3(&s->state, b, 0, e), ss[2], ss[1], K - 1, n,
+                      m->x);
+    else memset((void *)m->x, 0, (size_t)((K - 1) * TFB__PANEL) * sizeof *m->x);
+}
+
+/* Some rows from t on; then the last K - 1 inputs of all so far stand in front in x. */
+static void tfb__conv_rows(const tfb__conv_call *s, tfb_idx b, tfb_idx t, tfb_idx e,
+                           tfb_idx n, const tfb__conv_room *m) {
+    const tfb_idx K = s->w.shape[1];
+    tfb__conv k;
+    k.rows = TFB__MIN(s->rows, s->x.shape[1] - t);
+    k.taps = K;
+    k.x = m->x;
+    k.w = m->w;
+    k.bias = m->bias;
+    k.y = m->y;
+    k.act = s->act;
+    tfb__panel_in(s->isa, tfb__place3(&s->x, b, t, e), s->x.stride[2], s->x.stride[1],
+                  k.rows, n, m->x + (K - 1) * TFB__PANEL);
+    s->isa->conv(&k);
+    memmove((void *)m->x, (const void *)(m->x + k.rows * TFB__PANEL),
+            (size_t)((K - 1) * TFB__PANEL) * sizeof *m->x);
+    tfb__panel_out(s->isa, m->y, k.rows, n, tfb__place3(&s->y, b, t, e), s->y.stride[2],
+                   s->y.stride[1], m->turned);
+}
+
+/* What the panel number i of a task has of the worker's memory. */
+static tfb__conv_room tfb__conv_panel(const tfb__conv_call *s, tfb__conv_room all,
+                                      tfb_idx i) {
+    const tfb_idx K = s->w.shape[1];
+    all.w += i * K * TFB__PANEL;
+    all.bias += i * TFB__PANEL;
+    all.x += i * (K - 1 + s->rows) * TFB__PANEL;
+    return all;
+}
+
+static void tfb__conv_task(void *arg, tfb_idx task, int worker) {
+    const tfb__conv_call *s = (const tfb__conv_call *)arg;
+    const tfb_idx b = task / s->blocks, lo = task % s->blocks * TFB__SCAN_WIDTH;
+    const tfb_idx all = TFB__MIN(s->x.shape[2] - lo, TFB__SCAN_WIDTH);
+    tfb__conv_room room, m;
+    tfb_idx t, e;
+    tfb__conv_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &room);
+    for (e = 0; e < all; e += TFB__PANEL) {
+        m = tfb__conv_panel(s, room, e / TFB__PANEL);
+        tfb__conv_begin(s, b, lo + e, TFB__MIN(TFB__PANEL, all - e), &m);
+    }
+    for (t = 0; t < s->x.shape[1]; t += s->rows)
+        for (e = 0; e < all; e += TFB__PANEL) {
+            m = tfb__conv_panel(s, room, e / TFB__PANEL);
+            tfb__conv_rows(s, b, t, lo + e, TFB__MIN(TFB__PANEL, all - e), &m);
+        }
+    for (e = 0; e < all && s->state.ndim && s->w.shape[1] > 1; e += TFB__PANEL) {
+        m = tfb__conv_panel(s, room, e / TFB__PANEL);
+        tfb__panel_out(s->isa, m.x, s->w.shape[1] - 1, TFB__MIN(TFB__PANEL, all - e),
+                       tfb__place3(&s->state, b, 0, lo + e), s->state.stride[2],
+                       s->state.stride[1], m.turned);
+    }
+}
+
+static tfb_status tfb__conv_setup(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                  const tfb_tensor *w, const tfb_conv1d_opts *o,
+                                  const tfb_tensor *y, tfb__conv_call *s) {
+    const int f32 = TFB__MASK(TFB_F32);
+    tfb_idx shape[3];
+    memset((void *)s, 0, sizeof *s);
+    TFB__TRY(tfb__check(ctx, fn, "x", x, f32, 3, 3));
+    TFB__TRY(tfb__check(ctx, fn, "w", w, f32, 2, 2));
+    TFB__TRY(tfb__check_extent(ctx, fn, "w", w, 0, x->shape[2]));
+    TFB__REQUIRE(w->shape[1] > 0, ctx, TFB_ERR_SHAPE, "%s: w.shape[1] is 0", fn);
+    TFB__TRY(tfb__check_vector(ctx, fn, "bias", o->bias, f32, x->shape[2]));
+    TFB__REQUIRE((int)o->act >= 0 && o->act <= TFB_FN_TANH, ctx, TFB_ERR_ARG,
+                 "%s: act is %d, which is no activation", fn, (tfb_idx)o->act);
+    TFB__TRY(tfb__check_shape(ctx, fn, "y", y, 3, x->shape));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 1));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "w", w, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "bias", o->bias, 0));
+    s->x = *x;
+    s->w = *w;
+    s->y = *y;
+    s->act = o->act;
+    if (o->bias) s->bias = *o->bias;
+    if (!o->state) return TFB_OK;
+    shape[0] = x->shape[0];
+    shape[1] = w->shape[1] - 1;
+    shape[2] = x->shape[2];
+    TFB__TRY(tfb__check_shape(ctx, fn, "state", o->state, 3, shape));
+    TFB__TRY(tfb__check_out(ctx, fn, "state", o->state));
+    TFB__TRY(tfb__check_alias(ctx, fn, "state", o->state, "x", x, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "state", o->state, "w", w, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "state", o->state, "bias", o->bias, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "state", o->state, "y", y, 0));
+    s->state = *o->state;
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_causal_conv1d(tfb_ctx *ctx, const tfb_tensor *x,
+                                     const tfb_tensor *w, const tfb_conv1d_opts *opts,
+                                     tfb_tensor *y) {
+    const char *fn = "tfb_causal_conv1d";
+    tfb_conv1d_opts none;
+    tfb__conv_call s;
+    tfb__conv_room m;
+    tfb__mark mark;
+    tfb_status status;
+    TFB__ENTER(ctx);
+    memset((void *)&none, 0, sizeof none);
+    TFB__TRY(tfb__conv_setup(ctx, fn, x, w, opts ? opts : &none, y, &s));
+    if (tfb_numel(y) == 0) return TFB_OK;
+    s.isa = ctx->isa;
+    s.rows = TFB__MIN(TFB__SCAN_ROWS, x->shape[1]);
+    s.blocks = (x->shape[2] + TFB__SCAN_WIDTH - 1) / TFB__SCAN_WIDTH;
+    s.worker_bytes = tfb__conv_carve(&s, NULL, &m);
+    mark = tfb__scratch_begin(ctx);
+    s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), s.worker_bytes);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring)
+        tfb__parallel(ctx, x->shape[0] * s.blocks, tfb__conv_task, &s);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- Scans. --- */
+/* One form for both: heads H of P channels each, which share b and c and, in tfb_ssd, dt,
+ * a, d and bias too (strides of 0). In tfb_selective_scan a head is a group. */
+typedef struct tfb__scan_call {
+    tfb_tensor x, dt, z, y, b, c; /* [B, T, H, P]; [B, T, G, N] */
+    tfb_tensor a, d, bias, state; /* [H, P, N]; [H, P]; [B, H, P, N]; absent: ndim 0 */
+    tfb_idx rows, blocks;         /* tokens at a time, tasks of a head */
+    int softplus, one;
+    size_t worker_bytes;
+    char *scratch;
+    const tfb__kernels *isa;
+} tfb__scan_call;
+
+/* A worker's memory: a, d, bias and states of each panel, rows of one. */
+typedef struct tfb__scan_room {
+    float *a, *d, *bias, *h, *x, *dt, *dx, *z, *y, *turned, *b, *c;
+} tfb__scan_room;
+
+static int tfb__scan_gaps(const tfb_tensor *t) { /* or no memory at all */
+    return (t->stride[3] != 1 && t->shape[3] > 1) || t->shape[3] == 0;
+}
+
+static size_t tfb__scan_carve(const tfb__scan_call *s, char *memory, tfb__scan_room *m) {
+    const tfb_idx N = s->b.shape[3], all = (N + TFB__PANEL - 1) / TFB__PANEL * s->rows;
+    size_t used = 0;
+    m->a = tfb__panels(memory, &used, TFB__SCAN_PANELS, s->one ? 1 : N);
+    m->d = tfb__panels(memory, &used, TFB__SCAN_PANELS, 1);
+    m->bias = tfb__panels(memory, &used, TFB__SCAN_PANELS, 1);
+    m->h = tfb__panels(memory, &used, TFB__SCAN_PANELS, N);
+    m->x = tfb__panels(memory, &used, 1, s->rows);
+    m->dt = tfb__panels(memory, &used, 1, s->rows);
+    m->dx = tfb__panels(memory, &used, 1, s->one ? s->rows : 0);
+    m->z = tfb__panels(memory, &used, 1, s->z.ndim ? s->rows : 0);
+    m->y = tfb__panels(memory, &used, 1, s->rows);
+    m->turned = tfb__panels(memory, &used, 1, TFB__MAX(N, s->rows));
+    m->b = tfb__panels(memory, &used, 1, tfb__scan_gaps(&s->b) ? all : 0);
+    m->c = tfb__panels(memory, &used, 1, tfb__scan_gaps(&s->c) ? all : 0);
+    return used;
+}
+
+/* Rows t .. of b or c where their elements lie side by side; *step is from row to row. */
+static const float *tfb__scan_side(const tfb_tensor *t, tfb_idx b, tfb_idx row, tfb_idx g,
+                                   tfb_idx rows, float *copy, tfb_idx *step) {
+    const float *from = tfb__place4(t, b, row, g, 0);
+    const tfb_idx N = t->shape[3];
+    tfb_idx i, k;
+    *step = t->stride[1];
+    if (!tfb__scan_gaps(t)) return from;
+    for (k = 0; k < N; k++)
+        for (i = 0; i < rows; i++)
+            copy[i * N + k] = from[i * t->stride[1] + k * t->stride[3]];
+    *step = N;
+    return copy;
+}
+
+/* What n channels of head h from p on have for all tokens, and their states. */
+static void tfb__scan_begin(const tfb__scan_call *s, tfb_idx b, tfb_idx h, tfb_idx p,
+                            tfb_idx n, const tfb__scan_room *m) {
+    const tfb_idx N = s->b.shape[3], *as = s->a.stride, *ss = s->state.stride;
+    if (s->one || N)
+        tfb__panel_in(s->isa, tfb__place3(&s->a, h, p, 0), as[1], as[2], s->one ? 1 : N,
+                      n, m->a);
+    tfb__panel_of(s->isa, &s->d, h, p, n, m->d);
+    tfb__panel_of(s->isa, &s->bias, h, p, n, m->bias);
+    if (s->state.ndim && N)
+        tfb__panel_in(s->isa, tfb__place4(&s->state, b, h, p, 0), ss[2], ss[3], N, n,
+                      m->h);
+    else memset((void *)m->h, 0, (size_t)(N * TFB__PANEL) * sizeof *m->h);
+}
+
+/* Announces the rows from t on, a whole set of them if they lie side by side: they begin
+ * in other pages, which no hardware foresees. */
+static void tfb__scan_next(const tfb_tensor *x, tfb_idx b, tfb_idx t, tfb_idx h,
+                           tfb_idx p, int i, tfb__scan *k) {
+    const int some = x->ndim && x->stride[3] == 1 && t + k->rows <= x->shape[1];
+    k->next[i] = some ? tfb__place4(x, b, t, h, p) : NULL;
+    k->next_step[i] = x->stride[1];
+}
+
+/* k has what the panels of these rows share. */
+static void tfb__scan_rows(const tfb__scan_call *s, tfb_idx b, tfb_idx t, tfb_idx h,
+                           tfb_idx p, tfb_idx n, const tfb__scan_room *m, tfb__scan *k) {
+    const tfb_idx *xs = s->x.stride, *dts = s->dt.stride, *ys = s->y.stride;
+    tfb__panel_in(s->isa, tfb__place4(&s->x, b, t, h, p), xs[3], xs[1], k->rows, n, m->x);
+    tfb__panel_in(s->isa, tfb__place4(&s->dt, b, t, h, p), dts[3], dts[1], k->rows, n,
+                  m->dt);
+    if (s->z.ndim)
+        tfb__panel_in(s->isa, tfb__place4(&s->z, b, t, h, p), s->z.stride[3],
+                      s->z.stride[1], k->rows, n, m->z);
+    k->x = m->x;
+    k->dt = m->dt;
+    k->dx = m->dx;
+    k->z = s->z.ndim ? m->z : NULL;
+    k->y = m->y;
+    k->a = m->a;
+    k->d = s->d.ndim ? m->d : NULL;
+    k->bias = m->bias;
+    k->h = m->h;
+    tfb__scan_next(&s->x, b, t + k->rows, h, p, 0, k);
+    tfb__scan_next(&s->dt, b, t + k->rows, h, p, 1, k);
+    tfb__scan_next(&s->z, b, t + k->rows, h, p, 2, k);
+    tfb__scan_next(&s->y, b, t + k->rows, h, p, 3, k);
+    s->isa->scan(k);
+    tfb__panel_out(s->isa, m->y, k->rows, n, tfb__place4(&s->y, b, t, h, p), ys[3], ys[1],
+                   m->turned);
+}
+
+/* What the panel number i of a task has of the worker's memory. */
+static tfb__scan_room tfb__scan_panel(const tfb__scan_call *s, tfb__scan_room all,
+                                      tfb_idx i) {
+    const tfb_idx N = s->b.shape[3];
+    all.a += i * (s->one ? 1 : N) * TFB__PANEL;
+    all.d += i * TFB__PANEL;
+    all.bias += i * TFB__PANEL;
+    all.h += i * N * TFB__PANEL;
+    return all;
+}
+
+static void tfb__scan_task(void *arg, tfb_idx task, int worker) {
+    const tfb__scan_call *s = (const tfb__scan_call *)arg;
+    const tfb_idx T = s->x.shape[1], H = s->x.shape[2], g_heads = H / s->b.shape[2];
+    const tfb_idx h = task / s->blocks % H, b = task / s->blocks / H;
+    const tfb_idx lo = task % s->blocks * TFB__SCAN_WIDTH;
+    const tfb_idx all = TFB__MIN(s->x.shape[3] - lo, TFB__SCAN_WIDTH);
+    tfb__scan_room room, m;
+    tfb__scan k;
+    tfb_idx t, p;
+    tfb__scan_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &room);
+    memset((void *)&k, 0, sizeof k);
+    k.n = s->b.shape[3];
+    k.softplus = s->softplus;
+    k.one = s->one;
+    for (p = 0; p < all; p += TFB__PANEL) {
+        m = tfb__scan_panel(s, room, p / TFB__PANEL);
+        tfb__scan_begin(s, b, h, lo + p, TFB__MIN(TFB__PANEL, all - p), &m);
+    }
+    for (t = 0; t < T; t += s->rows) {
+        k.rows = TFB__MIN(s->rows, T - t);
+        k.b = tfb__scan_side(&s->b, b, t, h / g_heads, k.rows, room.b, &k.bs);
+        k.c = tfb__scan_side(&s->c, b, t, h / g_heads, k.rows, room.c, &k.cs);
+        for (p = 0; p < all; p += TFB__PANEL) {
+            m = tfb__scan_panel(s, room, p / TFB__PANEL);
+            tfb__scan_rows(s, b, t, h, lo + p, TFB__MIN(TFB__PANEL, all - p), &m, &k);
+        }
+    }
+    for (p = 0; p < all && s->state.ndim && k.n; p += TFB__PANEL) {
+        m = tfb__scan_panel(s, room, p / TFB__PANEL);
+        tfb__panel_out(s->isa, m.h, k.n, TFB__MIN(TFB__PANEL, all - p),
+                       tfb__place4(&s->state, b, h, lo + p, 0), s->state.stride[2],
+                       s->state.stride[3], m.turned);
+    }
+}
+
+/* y and state must overlap none of the inputs; may_equal: y may be this one. */
+static tfb_status tfb__scan_apart(tfb_ctx *ctx, const char *fn, const char *name,
+                                  const tfb_tensor *t, const tfb_tensor *y,
+                                  const tfb_tensor *state, int may_equal) {
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, name, t, may_equal));
+    return tfb__check_alias(ctx, fn, "state", state, name, t, 0);
+}
+
+/* One check for both: dt, d and dt_bias have the extents of x's first dimensions. */
+static tfb_status tfb__scan_check(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                  const tfb_tensor *dt, const tfb_tensor *a,
+                                  const tfb_tensor *b, const tfb_tensor *c,
+                                  const tfb_scan_opts *o, const tfb_tensor *y, int ssd) {
+    const int f32 = TFB__MASK(TFB_F32), rank = ssd ? 4 : 3;
+    tfb_idx shape[5];
+    TFB__TRY(tfb__check(ctx, fn, "x", x, f32, rank, rank));
+    TFB__TRY(tfb__check_shape(ctx, fn, "dt", dt, 3, x->shape));
+    TFB__TRY(tfb__check(ctx, fn, "b", b, f32, 4, 4));
+    TFB__TRY(tfb__check_like(ctx, fn, "b", b, x, 2));
+    TFB__REQUIRE(b->shape[2] ? x->shape[2] % b->shape[2] == 0 : x->shape[2] == 0, ctx,
+                 TFB_ERR_SHAPE, "%s: x.shape[2] is %d, no multiple of b's %d groups", fn,
+                 x->shape[2], b->shape[2]);
+    TFB__TRY(tfb__check_shape(ctx, fn, "c", c, 4, b->shape));
+    memcpy(shape, x->shape, sizeof shape);
+    shape[rank] = b->shape[3];
+    shape[1] = x->shape[0]; /* B, then x's channels, then N */
+    TFB__TRY(tfb__check(ctx, fn, "a", a, f32, ssd ? 1 : 2, ssd ? 1 : 2));
+    TFB__TRY(tfb__check_extent(ctx, fn, "a", a, 0, x->shape[2]));
+    if (!ssd) TFB__TRY(tfb__check_extent(ctx, fn, "a", a, 1, b->shape[3]));
+    TFB__TRY(tfb__check_vector(ctx, fn, "d", o->d, f32, x->shape[2]));
+    TFB__TRY(tfb__check_vector(ctx, fn, "dt_bias", o->dt_bias, f32, x->shape[2]));
+    if (o->z) TFB__TRY(tfb__check_shape(ctx, fn, "z", o->z, rank, x->shape));
+    TFB__TRY(tfb__check_shape(ctx, fn, "y", y, rank, x->shape));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    if (o->state) {
+        TFB__TRY(tfb__check_shape(ctx, fn, "state", o->state, rank, shape + 1));
+        TFB__TRY(tfb__check_out(ctx, fn, "state", o->state));
+    }
+    TFB__TRY(tfb__scan_apart(ctx, fn, "x", x, y, o->state, 1));
+    TFB__TRY(tfb__scan_apart(ctx, fn, "dt", dt, y, o->state, !ssd));
+    TFB__TRY(tfb__scan_apart(ctx, fn, "z", o->z, y, o->state, 1));
+    TFB__TRY(tfb__scan_apart(ctx, fn, "a", a, y, o->state, 0));
+    TFB__TRY(tfb__scan_apart(ctx, fn, "b", b, y, o->state, 0));
+    TFB__TRY(tfb__scan_apart(ctx, fn, "c", c, y, o->state, 0));
+    TFB__TRY(tfb__scan_apart(ctx, fn, "d", o->d, y, o->state, 0));
+    TFB__TRY(tfb__scan_apart(ctx, fn, "dt_bias", o->dt_bias, y, o->state, 0));
+    return tfb__check_alias(ctx, fn, "state", o->state, "y", y, 0);
+}
+
+/* Dimension dim of t as two, the first of n; NULL gives an absent one. A dimension that
+ * is not there (dim == ndim) counts as repeated `inner` times. */
+static tfb_tensor tfb__scan_split(const tfb_tensor *t, int dim, tfb_idx n,
+                                  tfb_idx inner) {
+    tfb_tensor v;
+    int i;
+    memset((void *)&v, 0, sizeof v);
+    if (!t) return v;
+    v = *t;
+    v.ndim++;
+    for (i = t->ndim; i > dim + 1; i--) {
+        v.shape[i] = t->shape[i - 1];
+        v.stride[i] = t->stride[i - 1];
+    }
+    v.shape[dim] = n;
+    v.shape[dim + 1] = inner;
+    v.stride[dim + 1] = t->stride[dim];
+    v.stride[dim] = n > 1 ? inner * t->stride[dim] : 0;
+    return v;
+}
+
+/* Adds a last dimension along which t repeats; NULL gives an absent one. */
+static tfb_tensor tfb__scan_repeat(const tfb_tensor *t, tfb_idx n) {
+    tfb_tensor v;
+    memset((void *)&v, 0, sizeof v);
+    if (!t) return v;
+    v = *t;
+    v.shape[v.ndim] = n;
+    v.stride[v.ndim++] = 0;
+    return v;
+}
+
+/* x has elements. */
+static void tfb__scan_views(const tfb_tensor *x, const tfb_tensor *dt,
+                            const tfb_tensor *a, const tfb_scan_opts *o,
+                            const tfb_tensor *y, tfb__scan_call *s) {
+    const tfb_idx N = s->b.shape[3];
+    if (s->one) {
+        const tfb_idx P = x->shape[3];
+        s->x = *x;
+        s->y = *y;
+        if (o->z) s->z = *o->z;
+        if (o->state) s->state = *o->state;
+        s->dt = tfb__scan_repeat(dt, P);
+        s->a = tfb__scan_repeat(a, P);
+        s->a = tfb__scan_repeat(&s->a, N);
+        s->d = tfb__scan_repeat(o->d, P);
+        s->bias = tfb__scan_repeat(o->dt_bias, P);
+    } else {
+        const tfb_idx G = s->b.shape[2], P = x->shape[2] / G;
+        s->x = tfb__scan_split(x, 2, G, P);
+        s->y = tfb__scan_split(y, 2, G, P);
+        s->z = tfb__scan_split(o->z, 2, G, P);
+        s->dt = tfb__scan_split(dt, 2, G, P);
+        s->state = tfb__scan_split(o->state, 1, G, P);
+        s->a = tfb__scan_split(a, 0, G, P);
+        s->d = tfb__scan_split(o->d, 0, G, P);
+        s->bias = tfb__scan_split(o->dt_bias, 0, G, P);
+    }
+}
+
+static tfb_status tfb__scan_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                const tfb_tensor *dt, const tfb_tensor *a,
+                                const tfb_tensor *b, const tfb_tensor *c,
+                                const tfb_scan_opts *opts, const tfb_tensor *y, int ssd) {
+    tfb_scan_opts o;
+    tfb__scan_call s;
+    tfb__scan_room m;
+    tfb__mark mark;
+    tfb_status status;
+    memset((void *)&o, 0, sizeof o);
+    memset((void *)&s, 0, sizeof s);
+    if (opts) o = *opts;
+    TFB__TRY(tfb__scan_check(ctx, fn, x, dt, a, b, c, &o, y, ssd));
+    if (tfb_numel(y) == 0) return TFB_OK;
+    s.b = *b;
+    s.c = *c;
+    s.softplus = o.softplus;
+    s.one = ssd;
+    s.isa = ctx->isa;
+    tfb__scan_views(x, dt, a, &o, y, &s);
+    s.rows = TFB__MIN(TFB__SCAN_ROWS, x->shape[1]);
+    s.blocks = (s.x.shape[3] + TFB__SCAN_WIDTH - 1) / TFB__SCAN_WIDTH;
+    s.worker_bytes = tfb__scan_carve(&s, NULL, &m);
+    mark = tfb__scratch_begin(ctx);
+    s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), s.worker_bytes);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring)
+        tfb__parallel(ctx, x->shape[0] * s.x.shape[2] * s.blocks, tfb__scan_task, &s);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+TFB_API tfb_status tfb_selective_scan(tfb_ctx *ctx, const tfb_tensor *x,
+                                      const tfb_tensor *dt, const tfb_tensor *a,
+                                      const tfb_tensor *b, const tfb_tensor *c,
+                                      const tfb_scan_opts *opts, tfb_tensor *y) {
+    TFB__ENTER(ctx);
+    return tfb__scan_run(ctx, "tfb_selective_scan", x, dt, a, b, c, opts, y, 0);
+}
+
+TFB_API tfb_status tfb_ssd(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *dt,
+                           const tfb_tensor *a, const tfb_tensor *b, const tfb_tensor *c,
+                           const tfb_scan_opts *opts, tfb_tensor *y) {
+    TFB__ENTER(ctx);
+    return tfb__scan_run(ctx, "tfb_ssd", x, dt, a, b, c, opts, y, 1);
+}
+
+/* --- References. y overlaps no input. --- */
+static float tfb__vector_at(const tfb_tensor *t, tfb_idx i) { /* 0 without a vector */
+    return t ? ((const float *)t->data)[i * t->stride[0]] : 0.0f;
+}
+
+/* The input of token t, one before the first if t < 0. */
+static float tfb__conv_input_ref(const tfb_tensor *x, const tfb_conv1d_opts *o, tfb_idx b,
+                                 tfb_idx t, tfb_idx e) {
+    if (t >= 0) return *tfb__place3(x, b, t, e);
+    return o->state ? *tfb__place3(o->state, b, o->state->shape[1] + t, e) : 0.0f;
+}
+
+TFB__UNUSED static void tfb__causal_conv1d_ref(const tfb_tensor *x, const tfb_tensor *w,
+                                               const tfb_conv1d_opts *o, tfb_tensor *y) {
+    const tfb_idx T = x->shape[1], K = w->shape[1];
+    tfb_idx b, e, t, j;
+    for (b = 0; b < x->shape[0]; b++)
+        for (e = 0; e < x->shape[2]; e++) {
+            for (t = 0; t < T; t++) {
+                const float *tap = (const float *)w->data + e * w->stride[0];
+                float sum = 0, block = 0, *to = tfb__place3(y, b, t, e);
+                for (j = 0; j < K; j++) {
+                    const float in = tfb__conv_input_ref(x, o, b, t - (K - 1) + j, e);
+                    block = TFB__FMA(tap[j * w->stride[1]], in, block);
+                    if (j % TFB__BLOCK != TFB__BLOCK - 1 && j < K - 1) continue;
+                    sum = j < TFB__BLOCK ? block : sum + block;
+                    block = 0;
+                }
+                sum = TFB__FMA(1.0f, sum, tfb__vector_at(o->bias, e));
+                tfb__map_scalar(o->act, 1, &sum, to);
+            }
+            for (j = 0; o->state && j < K - 1; j++)
+                *tfb__place3(o->state, b, j, e) =
+                    tfb__conv_input_ref(x, o, b, T - (K - 1) + j, e);
+        }
+}
+
+/* One channel, one token: n states h, hs apart, are decayed, fed and read. */
+static float tfb__scan_step_ref(tfb_idx n, float x, float delta, const float *a,
+                                tfb_idx as, const float *b, tfb_idx bs, const float *c,
+                                tfb_idx cs, float *h, tfb_idx hs) {
+    float y = 0;
+    tfb_idx k;
+    for (k = 0; k < n; k++) {
+        const float decay = tfb__exp_scalar(delta * a[k * as]);
+        h[k * hs] = TFB__FMA(decay, h[k * hs], (delta * x) * b[k * bs]);
+        y = TFB__FMA(h[k * hs], c[k * cs], y);
+    }
+    return y;
+}
+
+static float tfb__scan_delta_ref(const tfb_scan_opts *o, float dt, tfb_idx i) {
+    const float sum = dt + tfb__vector_at(o->dt_bias, i);
+    return o->softplus ? tfb__softplus_scalar(sum) : sum;
+}
+
+/* opts.state must be there: the zeros that stand for none, if need be. */
+TFB__UNUSED static void tfb__selective_scan_ref(const tfb_tensor *x, const tfb_tensor *dt,
+                                                const tfb_tensor *a, const tfb_tensor *b,
+                                                const tfb_tensor *c,
+                                                const tfb_scan_opts *o, tfb_tensor *y) {
+    const tfb_idx E = x->shape[2], G = b->shape[2], N = a->shape[1];
+    tfb_idx i, t, e;
+    for (i = 0; i < x->shape[0]; i++)
+        for (t = 0; t < x->shape[1]; t++)
+            for (e = 0; e < E; e++) {
+                const tfb_idx g = e / (E / G);
+                const float in = *tfb__place3(x, i, t, e);
+                const float delta = tfb__scan_delta_ref(o, *tfb__place3(dt, i, t, e), e);
+                float sum = tfb__scan_step_ref(
+                    N, in, delta, (const float *)a->data + e * a->stride[0], a->stride[1],
+                    tfb__place4(b, i, t, g, 0), b->stride[3], tfb__place4(c, i, t, g, 0),
+                    c->stride[3], tfb__place3(o->state, i, e, 0), o->state->stride[2]);
+                if (o->d) sum = TFB__FMA(tfb__vector_at(o->d, e), in, sum);
+                if (o->z) sum = sum * tfb__silu_scalar(*tfb__place3(o->z, i, t, e));
+                *tfb__place3(y, i, t, e) = sum;
+            }
+}
+
+TFB__UNUSED static void tfb__ssd_ref(const tfb_tensor *x, const tfb_tensor *dt,
+                                     const tfb_tensor *a, const tfb_tensor *b,
+                                     const tfb_tensor *c, const tfb_scan_opts *o,
+                                     tfb_tensor *y) {
+    const tfb_idx H = x->shape[2], P = x->shape[3], G = b->shape[2];
+    tfb_idx i, t, h, p;
+    for (i = 0; i < x->shape[0]; i++)
+        for (t = 0; t < x->shape[1]; t++)
+            for (h = 0; h < H; h++) {
+                const tfb_idx g = h / (H / G);
+                const float delta = tfb__scan_delta_ref(o, *tfb__place3(dt, i, t, h), h);
+                for (p = 0; p < P; p++) {
+                    const float in = *tfb__place4(x, i, t, h, p);
+                    float sum = tfb__scan_step_ref(
+                        b->shape[3], in, delta, (const float *)a->data + h * a->stride[0],
+                        0, tfb__place4(b, i, t, g, 0), b->stride[3],
+                        tfb__place4(c, i, t, g, 0), c->stride[3],
+                        tfb__place4(o->state, i, h, p, 0), o->state->stride[3]);
+                    if (o->d) sum = TFB__FMA(tfb__vector_at(o->d, h), in, sum);
+                    if (o->z)
+                        sum = sum * tfb__silu_scalar(*tfb__place4(o->z, i, t, h, p));
+                    *tfb__place4(y, i, t, h, p) = sum;
+                }
+            }
+}
+
+/* ===== [20] MIXERS ================================================================== */
+
+/* --- Random numbers: Philox4x32-10, Salmon et al. 2011. --- */
+static void tfb__mulhilo(uint32_t a, uint32_t b, uint32_t *hi, uint32_t *lo) {
+    const uint64_t product = (uint64_t)a * b;
+    *hi = (uint32_t)(product >> 32);
+    *lo = (uint32_t)product;
+}
+
+/* The first of the four words for a counter. */
+static uint32_t tfb__philox(uint64_t seed, uint64_t counter) {
+    uint32_t c[4] = TFB_INIT, hi[2], lo[2];
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    int round;
+    c[0] = (uint32_t)counter;
+    c[1] = (uint32_t)(counter >> 32);
+    for (round = 0; round < 10; round++) {
+        tfb__mulhilo(0xD2511F53u, c[0], &hi[0], &lo[0]);
+        tfb__mulhilo(0xCD9E8D57u, c[2], &hi[1], &lo[1]);
+        c[0] = hi[1] ^ c[1] ^ k0;
+        c[1] = lo[1];
+        c[2] = hi[0] ^ c[3] ^ k1;
+        c[3] = lo[0];
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return c[0];
+}
+
+static float tfb__uniform(uint64_t seed, uint64_t counter, float lo, float hi) {
+    const float u = (float)(tfb__philox(seed, counter) >> 8) * 5.9604644775390625e-8f;
+    return TFB__FMA(u, hi - lo, lo);
+}
+
+TFB_API tfb_status tfb_uniform(tfb_ctx *ctx, uint64_t seed, uint64_t first, float lo,
+                               float hi, tfb_tensor *y) {
+    tfb_idx i;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__check(ctx, "tfb_uniform", "y", y, TFB__MASK(TFB_F32), 0, TFB_MAX_DIMS));
+    TFB__TRY(tfb__check_out(ctx, "tfb_uniform", "y", y));
+    TFB__REQUIRE(lo <= hi && hi - lo <= FLT_MAX, ctx, TFB_ERR_RANGE,
+                 "tfb_uniform: lo and hi are no range");
+    for (i = 0; !ctx->measuring && i < tfb_numel(y); i++)
+        ((float *)y->data)[tfb__offset(y, y->ndim, i)] =
+            tfb__uniform(seed, first + (uint64_t)i, lo, hi);
+    return TFB_OK;
+}
+
+/* --- Parameters: counting, saving, loading by walks. --- */
+static tfb_status tfb__param_count(void *user, const char *name, tfb_tensor *t) {
+    (void)name;
+    *(int64_t *)user += (int64_t)tfb_numel(t);
+    return TFB_OK;
+}
+
+TFB_API int64_t tfb_params_count(tfb_params_fn params, void *module) {
+    int64_t n = 0;
+    if (!params || !module) return 0;
+    return params(module, tfb__param_count, &n) == TFB_OK ? n : 0;
+}
+
+/* A save: magic, version, sum of all behind it, its bytes, how many parameters; for each
+ * its name's length, name, rank, extents, values; numbers have 8 bytes, names and values
+ * are filled up to 8. */
+#define TFB__PARAMS_VERSION 1u
+#define TFB__PARAMS_SUMMED  24 /* where what the sum covers begins */
+
+enum { TFB__PARAMS_WRITE, TFB__PARAMS_COMPARE, TFB__PARAMS_READ };
+
+typedef struct tfb__params {
+    tfb_ctx *ctx;
+    const char *fn;
+    tfb__kv_bytes file;
+    int doing;
+    uint64_t count;
+} tfb__params;
+
+static int tfb__params_same_name(tfb__kv_bytes *f, const char *name) {
+    const size_t length = strlen(name);
+    const uint64_t have = tfb__kv_read(f, 8);
+    size_t i;
+    int same = have == length;
+    for (i = 0; i < (have + 7) / 8 * 8 && f->at < f->size; i++) {
+        const char c = (char)(unsigned char)tfb__kv_read(f, 1);
+        same = same && c == (i < length ? name[i] : 0);
+    }
+    return same;
+}
+
+static void tfb__params_name(tfb__kv_bytes *f, const char *name) {
+    const size_t length = strlen(name);
+    size_t i;
+    tfb__kv_write(f, length, 8);
+    for (i = 0; i < (length + 7) / 8 * 8; i++)
+        tfb__kv_write(f, i < length ? (uint64_t)(unsigned char)name[i] : 0, 1);
+}
+
+/* The values of one parameter, or past them. */
+static void tfb__params_values(tfb__params *p, tfb_tensor *t) {
+    tfb__kv_bytes *f = &p->file;
+    const tfb_idx n = tfb_numel(t);
+    const tfb_idx size = (tfb_idx)tfb_dtype_size(t->dtype);
+    tfb_idx i;
+    if (p->doing == TFB__PARAMS_COMPARE || (p->doing == TFB__PARAMS_WRITE && !f->to)) {
+        f->at = tfb__size_add(f->at, tfb__size_mul((size_t)(n + n % 2), 4));
+        return;
+    }
+    for (i = 0; i < n + n % 2; i++) {
+        char *x = (char *)t->data + (i < n ? tfb__offset(t, t->ndim, i) * size : 0);
+        if (p->doing == TFB__PARAMS_WRITE)
+            tfb__kv_write(f, i < n ? tfb__bits_of(tfb__get(t->dtype, TFB_F32, x)) : 0, 4);
+        else {
+            const uint32_t bits = (uint32_t)tfb__kv_read(f, 4);
+            if (i < n) tfb__set(t->dtype, x, tfb__float_of(bits));
+        }
+    }
+}
+
+static tfb_status tfb__params_visit(void *user, const char *name, tfb_tensor *t) {
+    tfb__params *p = (tfb__params *)user;
+    tfb__kv_bytes *f = &p->file;
+    int i, same;
+    TFB__REQUIRE(TFB__FLOATS & TFB__MASK(t->dtype), p->ctx, TFB_ERR_DTYPE,
+                 "%s: %s is %s, which is not saved", p->fn, name,
+                 tfb__dtype_text(t->dtype));
+    p->count++;
+    if (p->doing == TFB__PARAMS_WRITE) {
+        tfb__params_name(f, name);
+        tfb__kv_write(f, (uint64_t)t->ndim, 8);
+        for (i = 0; i < t->ndim; i++) tfb__kv_write(f, (uint64_t)t->shape[i], 8);
+    } else {
+        same = tfb__params_same_name(f, name);
+        TFB__REQUIRE(same, p->ctx, TFB_ERR_SHAPE, "%s: %s is not what was saved there",
+                     p->fn, name);
+        same = tfb__kv_read(f, 8) == (uint64_t)t->ndim;
+        for (i = 0; same && i < t->ndim; i++)
+            same = tfb__kv_read(f, 8) == (uint64_t)t->shape[i];
+        TFB__REQUIRE(same, p->ctx, TFB_ERR_SHAPE, "%s: %s was saved in another shape",
+                     p->fn, name);
+    }
+    tfb__params_values(p, t);
+    return TFB_OK;
+}
+
+TFB_API size_t tfb_params_bytes(tfb_params_fn params, void *module) {
+    tfb__params p;
+    tfb_ctx ctx; /* for the message nobody reads */
+    memset((void *)&p, 0, sizeof p);
+    p.ctx = &ctx;
+    p.fn = "";
+    p.file.at = TFB__PARAMS_SUMMED + 16;
+    if (!params || !module) return 0;
+    return params(module, tfb__params_visit, &p) == TFB_OK ? p.file.at : 0;
+}
+
+TFB_API tfb_status tfb_params_save(tfb_ctx *ctx, tfb_params_fn params, void *module,
+                                   void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_params_save";
+    tfb__params p;
+    size_t need;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(params && module && mem, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 !params   ? "params"
+                 : !module ? "module"
+                           : "mem");
+    memset((void *)&p, 0, sizeof p);
+    p.ctx = ctx;
+    p.fn = fn;
+    p.file.at = TFB__PARAMS_SUMMED + 16;
+    TFB__TRY(params(module, tfb__params_visit, &p));
+    need = p.file.at;
+    TFB__REQUIRE(mem_bytes >= need, ctx, TFB_ERR_RANGE, "%s: mem_bytes is %d, needs %d",
+                 fn, (tfb_idx)mem_bytes, (tfb_idx)need);
+    if (ctx->measuring) return TFB_OK;
+    p.file.to = (char *)mem;
+    p.file.at = 8;
+    memcpy(mem, "TFBPARAM", 8);
+    tfb__kv_write(&p.file, TFB__PARAMS_VERSION, 8);
+    p.file.at = TFB__PARAMS_SUMMED;
+    tfb__kv_write(&p.file, (uint64_t)need, 8);
+    tfb__kv_write(&p.file, p.count, 8);
+    TFB__TRY(params(module, tfb__params_visit, &p));
+    p.file.at = 16;
+    tfb__kv_write(&p.file,
+                  tfb__kv_sum(p.file.to + TFB__PARAMS_SUMMED, need - TFB__PARAMS_SUMMED),
+                  8);
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_params_load(tfb_ctx *ctx, tfb_params_fn params, void *module,
+                                   const void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_params_load";
+    tfb__params p;
+    uint64_t version, sum, size, count;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(params && module && mem, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 !params   ? "params"
+                 : !module ? "module"
+                           : "mem");
+    if (ctx->measuring) return TFB_OK;
+    memset((void *)&p, 0, sizeof p);
+    p.ctx = ctx;
+    p.fn = fn;
+    p.file.from = (const char *)mem;
+    p.file.size = mem_bytes;
+    TFB__REQUIRE(mem_bytes >= TFB__PARAMS_SUMMED + 16 && !memcmp(mem, "TFBPARAM", 8), ctx,
+                 TFB_ERR_FORMAT, "%s: the bytes are no saved parameters", fn);
+    p.file.at = 8;
+    version = tfb__kv_read(&p.file, 8);
+    sum = tfb__kv_read(&p.file, 8);
+    size = tfb__kv_read(&p.file, 8);
+    count = tfb__kv_read(&p.file, 8);
+    TFB__REQUIRE(version == TFB__PARAMS_VERSION, ctx, TFB_ERR_FORMAT,
+                 "%s: version %d is not known", fn, (tfb_idx)(version & 0xFFFF));
+    TFB__REQUIRE(size >= TFB__PARAMS_SUMMED + 16 && size <= mem_bytes && size % 8 == 0,
+                 ctx, TFB_ERR_FORMAT, "%s: the save is cut off", fn);
+    p.file.size = (size_t)size;
+    TFB__REQUIRE(sum == tfb__kv_sum(p.file.from + TFB__PARAMS_SUMMED,
+                                    p.file.size - TFB__PARAMS_SUMMED),
+                 ctx, TFB_ERR_FORMAT, "%s: the bytes have changed since they were saved",
+                 fn);
+    for (p.doing = TFB__PARAMS_COMPARE; p.doing <= TFB__PARAMS_READ; p.doing++) {
+        p.file.at = TFB__PARAMS_SUMMED + 16;
+        p.count = 0;
+        TFB__TRY(params(module, tfb__params_visit, &p));
+        TFB__REQUIRE(p.count == count && p.file.at == p.file.size, ctx, TFB_ERR_SHAPE,
+                     "%s: %d parameters, %d were saved", fn, (tfb_idx)p.count,
+                     (tfb_idx)(count & 0xFFFFFF));
+    }
+    return TFB_OK;
+}
+
+/* --- Memory for parameters: carved one after another, filled by the default. --- */
+typedef struct tfb__carver {
+    tfb_ctx *ctx;
+    char *mem; /* NULL: only sizes */
+    size_t used;
+    uint64_t seed, drawn;
+} tfb__carver;
+
+static tfb_tensor tfb__carve(tfb__carver *c, int ndim, tfb_idx n0, tfb_idx n1) {
+    tfb_tensor t =
+        ndim == 1 ? tfb_view1(NULL, TFB_F32, n0) : tfb_view2(NULL, TFB_F32, n0, n1);
+    const size_t n = tfb__size_mul((size_t)n0, ndim == 1 ? 1 : (size_t)n1);
+    if (c->mem) t.data = c->mem + c->used;
+    c->used = tfb__size_add(c->used, tfb__round64(tfb__size_mul(n, 4)));
+    return t;
+}
+
+/* Uniform in +- bound; numbers go on where the last tensor ended. */
+static void tfb__draw(tfb__carver *c, tfb_tensor *t, float bound) {
+    tfb_idx i;
+    for (i = 0; t->data && i < tfb_numel(t); i++)
+        ((float *)t->data)[i] = tfb__uniform(c->seed, c->drawn++, -bound, bound);
+}
+
+static void tfb__fill(tfb_tensor *t, float value) {
+    tfb_idx i;
+    for (i = 0; t->data && i < tfb_numel(t); i++) ((float *)t->data)[i] = value;
+}
+
+static float tfb__fan_in(tfb_idx K) {
+    return K > 0 ? 1.0f / TFB__SQRT((float)K) : 0.0f;
+}
+
+/* mem is there, aligned and large enough. */
+static tfb_status tfb__check_memory(tfb_ctx *ctx, const char *fn, const void *mem,
+                                    size_t have, size_t need, size_t align) {
+    TFB__REQUIRE(mem, ctx, TFB_ERR_ARG, "%s: mem is NULL", fn);
+    TFB__REQUIRE((uintptr_t)mem % align == 0, ctx, TFB_ERR_ARG,
+                 "%s: mem is not aligned to %d", fn, (tfb_idx)align);
+    TFB__REQUIRE(have >= need, ctx, TFB_ERR_RANGE, "%s: mem_bytes is %d, needs %d", fn,
+                 (tfb_idx)have, (tfb_idx)need);
+    return TFB_OK;
+}
+
+/* --- The QKV block. --- */
+static tfb_idx tfb__qkv_kv(const tfb_qkv_opts *o) {
+    return o->kv_channels ? o->kv_channels : o->channels;
+}
+
+static void tfb__qkv_carve(const tfb_qkv_opts *o, tfb__carver *c, tfb_qkv *block) {
+    const tfb_idx C = o->channels, rows = C + 2 * tfb__qkv_kv(o);
+    memset((void *)block, 0, sizeof *block);
+    block->channels = C;
+    block->kv_channels = tfb__qkv_kv(o);
+    block->mixer = o->mixer;
+    block->wqkv = tfb__carve(c, 2, rows, C);
+    if (o->bias) block->bqkv = tfb__carve(c, 1, rows, 0);
+    block->wout = tfb__carve(c, 2, C, C);
+    if (o->bias) block->bout = tfb__carve(c, 1, C, 0);
+}
+
+TFB_API size_t tfb_qkv_bytes(const tfb_qkv_opts *opts) {
+    const tfb_idx far = PTRDIFF_MAX / 16;
+    tfb__carver c;
+    tfb_qkv block;
+    if (!opts || opts->channels < 1 || opts->channels > far || opts->kv_channels < 0 ||
+        opts->kv_channels > far)
+        return 0;
+    memset((void *)&c, 0, sizeof c);
+    tfb__qkv_carve(opts, &c, &block);
+    return c.used < (size_t)-1 / 2 ? c.used : 0;
+}
+
+/* A weight and its bias, by the callback or by default. */
+static tfb_status tfb__qkv_fill(tfb__carver *c, tfb_init_fn init, void *user,
+                                tfb_tensor *w, tfb_tensor *b) {
+    if (!init) {
+        tfb__draw(c, w, tfb__fan_in(w->shape[1]));
+        if (b->ndim) tfb__draw(c, b, tfb__fan_in(w->shape[1]));
+        return TFB_OK;
+    }
+    if (b->ndim) tfb__fill(b, 0.0f);
+    return init(c->ctx, user, w);
+}
+
+TFB_API tfb_status tfb_qkv_init(tfb_ctx *ctx, tfb_qkv *block, const tfb_qkv_opts *opts,
+                                void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_qkv_init";
+    const size_t need = tfb_qkv_bytes(opts);
+    tfb__carver c;
+    tfb_qkv made;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(block && opts, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 block ? "opts" : "block");
+    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "%s: channels %d, kv_channels %d", fn,
+                 opts->channels, opts->kv_channels);
+    TFB__REQUIRE(opts->mixer.ops, ctx, TFB_ERR_ARG, "%s: mixer.ops is NULL", fn);
+    TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 4));
+    if (ctx->measuring) return TFB_OK;
+    memset((void *)&c, 0, sizeof c);
+    c.ctx = ctx;
+    c.mem = (char *)mem;
+    c.seed = opts->seed;
+    tfb__qkv_carve(opts, &c, &made);
+    TFB__TRY(tfb__qkv_fill(&c, opts->init_qkv, opts->init_user, &made.wqkv, &made.bqkv));
+    TFB__TRY(tfb__qkv_fill(&c, opts->init_out, opts->init_user, &made.wout, &made.bout));
+    *block = made;
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_qkv_params(void *module, tfb_param_fn visit, void *user) {
+    tfb_qkv *block = (tfb_qkv *)module;
+    const tfb_mixer *m = &block->mixer;
+    TFB__TRY(visit(user, "wqkv", &block->wqkv));
+    if (block->bqkv.ndim) TFB__TRY(visit(user, "bqkv", &block->bqkv));
+    TFB__TRY(visit(user, "wout", &block->wout));
+    if (block->bout.ndim) TFB__TRY(visit(user, "bout", &block->bout));
+    return m->ops && m->ops->params ? m->ops->params(m->self, visit, user) : TFB_OK;
+}
+
+/* Tokens of one sample; -1 if spatial is not legal. */
+static int64_t tfb__tokens(const tfb_idx *spatial, int axes) {
+    int64_t T = 1;
+    int i;
+    if (!spatial || axes < 1 || axes > 3) return -1;
+    for (i = 0; i < axes; i++) {
+        if (spatial[i] < 0 || spatial[i] > 0x7FFFFFFF) return -1;
+        if (spatial[i] && T > ((int64_t)1 << 40) / spatial[i]) return -1;
+        T *= spatial[i];
+    }
+    return T;
+}
+
+TFB_API int64_t tfb_qkv_flops(const tfb_qkv *block, const tfb_idx *spatial, int axes,
+                              int inference) {
+    const int64_t T = tfb__tokens(spatial, axes);
+    const tfb_mixer_ops *ops = block ? block->mixer.ops : NULL;
+    int64_t C, mixer = 0;
+    if (!ops || T < 0 || block->channels < 1) return -1;
+    C = (int64_t)block->channels;
+    if (T > ((int64_t)1 << 60) / (8 * C * (C + 2 * (int64_t)block->kv_channels)))
+        return -1;
+    if (ops->flops)
+        mixer = ops->flops(block->mixer.self, block->channels, spatial, axes, inference);
+    if (mixer < 0) return -1;
+    return 2 * T * C * (C + 2 * (int64_t)block->kv_channels) + mixer + 2 * T * C * C;
+}
+
+/* --- Loading weights from elsewhere. --- */
+/* A source that has the block's tensor behind it, rows turned if it is [in][out]. */
+static tfb_status tfb__qkv_check_source(tfb_ctx *ctx, const char *name,
+                                        const tfb_qkv *block, const tfb_tensor *from,
+                                        int in_out, const tfb_tensor *to, tfb_tensor *x) {
+    const char *fn = "tfb_qkv_load";
+    if (!from) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, name, from, TFB__FLOATS, 1, 2));
+    TFB__REQUIRE(to->ndim && !(TFB__PACKS & TFB__MASK(to->dtype)), ctx, TFB_ERR_ARG,
+                 "%s: the block has no %s to be written", fn, name);
+    *x = *from;
+    if (in_out && from->ndim == 2) {
+        x->shape[0] = from->shape[1];
+        x->shape[1] = from->shape[0];
+        x->stride[0] = from->stride[1];
+        x->stride[1] = from->stride[0];
+    }
+    TFB__TRY(tfb__check(ctx, fn, name, x, TFB__FLOATS, to->ndim, to->ndim));
+    TFB__TRY(tfb__check_like(ctx, fn, name, x, to, to->ndim));
+    TFB__TRY(tfb__check_alias(ctx, fn, "the block", &block->wqkv, name, x, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "the block", &block->bqkv, name, x, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "the block", &block->wout, name, x, 0));
+    return tfb__check_alias(ctx, fn, "the block", &block->bout, name, x, 0);
+}
+
+/* Row by row: row (part, h, d) of the block is (h, part, d) of what is interleaved. */
+static void tfb__qkv_copy(const tfb_tensor *x, tfb_idx heads, tfb_tensor *y) {
+    const tfb_idx rows = y->shape[0], D = heads ? rows / 3 / heads : 0;
+    tfb_idx i;
+    for (i = 0; i < rows; i++) {
+        tfb_tensor from = *x, to = *y;
+        tfb_idx at = i;
+        if (heads) at = ((i / D % heads) * 3 + i / (rows / 3)) * D + i % D;
+        from.shape[0] = to.shape[0] = 1;
+        from.data =
+            (char *)x->data + at * x->stride[0] * (tfb_idx)tfb_dtype_size(x->dtype);
+        to.data = (char *)y->data + i * y->stride[0] * (tfb_idx)tfb_dtype_size(y->dtype);
+        tfb__copy(&from, &to);
+    }
+}
+
+TFB_API tfb_status tfb_qkv_load(tfb_ctx *ctx, tfb_qkv *block,
+                                const tfb_qkv_source *from) {
+    const char *fn = "tfb_qkv_load";
+    tfb_tensor x[4];
+    tfb_idx heads;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(block && from, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 block ? "from" : "block");
+    heads = from->interleaved_heads;
+    TFB__REQUIRE(heads >= 0 && (!heads || (block->channels % heads == 0 &&
+                                           block->kv_channels == block->channels)),
+                 ctx, TFB_ERR_SHAPE, "%s: %d interleaved heads in %d channels", fn, heads,
+                 block->channels);
+    TFB__TRY(tfb__qkv_check_source(ctx, "wqkv", block, from->wqkv, from->in_out,
+                                   &block->wqkv, x));
+    TFB__TRY(
+        tfb__qkv_check_source(ctx, "bqkv", block, from->bqkv, 0, &block->bqkv, x + 1));
+    TFB__TRY(tfb__qkv_check_source(ctx, "wout", block, from->wout, from->in_out,
+                                   &block->wout, x + 2));
+    TFB__TRY(
+        tfb__qkv_check_source(ctx, "bout", block, from->bout, 0, &block->bout, x + 3));
+    if (ctx->measuring) return TFB_OK;
+    if (from->wqkv) tfb__qkv_copy(x, heads, &block->wqkv);
+    if (from->bqkv) tfb__qkv_copy(x + 1, heads, &block->bqkv);
+    if (from->wout) tfb__qkv_copy(x + 2, 0, &block->wout);
+    if (from->bout) tfb__qkv_copy(x + 3, 0, &block->bout);
+    return TFB_OK;
+}
+
+/* --- Forward and step. --- */
+/* A projection's weight and bias have these many rows of these many columns. */
+static tfb_status tfb__qkv_check_weight(tfb_ctx *ctx, const char *fn, const char *name,
+                                        const tfb_tensor *w, const char *bias,
+                                        const tfb_tensor *b, tfb_idx N, tfb_idx K) {
+    TFB__TRY(tfb__check(ctx, fn, name, w, TFB__FLOATS | TFB__PACKS, 2, 2));
+    TFB__TRY(tfb__check_extent(ctx, fn, name, w, 0, N));
+    TFB__TRY(tfb__check_extent(ctx, fn, name, w, 1, K));
+    return b->ndim ? tfb__check_vector(ctx, fn, bias, b, TFB__MASK(TFB_F32), N) : TFB_OK;
+}
+
+static tfb_status tfb__qkv_check(tfb_ctx *ctx, const char *fn, const tfb_qkv *block,
+                                 const tfb_tensor *x, const tfb_qkv_call *call,
+                                 const tfb_tensor *y, int max_axes) {
+    const int f32 = TFB__MASK(TFB_F32);
+    tfb_idx C;
+    TFB__REQUIRE(block, ctx, TFB_ERR_ARG, "%s: block is NULL", fn);
+    TFB__REQUIRE(block->mixer.ops && block->mixer.ops->forward, ctx, TFB_ERR_ARG,
+                 "%s: block.mixer has no functions", fn);
+    C = block->channels;
+    TFB__REQUIRE(C > 0 && block->kv_channels > 0, ctx, TFB_ERR_SHAPE,
+                 "%s: channels %d, kv_channels %d", fn, C, block->kv_channels);
+    TFB__TRY(tfb__qkv_check_weight(ctx, fn, "wqkv", &block->wqkv, "bqkv", &block->bqkv,
+                                   C + 2 * block->kv_channels, C));
+    TFB__TRY(
+        tfb__qkv_check_weight(ctx, fn, "wout", &block->wout, "bout", &block->bout, C, C));
+    TFB__TRY(tfb__check(ctx, fn, "x", x, f32, 3, 2 + max_axes));
+    TFB__TRY(tfb__check_extent(ctx, fn, "x", x, x->ndim - 1, C));
+    TFB__TRY(tfb__check(ctx, fn, "y", y, f32, x->ndim, x->ndim));
+    TFB__TRY(tfb__check_like(ctx, fn, "y", y, x, x->ndim));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "wqkv", &block->wqkv, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "bqkv", &block->bqkv, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "wout", &block->wout, 0));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "bout", &block->bout, 0));
+    if (call && call->residual) {
+        TFB__TRY(tfb__check(ctx, fn, "residual", call->residual, f32, x->ndim, x->ndim));
+        TFB__TRY(tfb__check_like(ctx, fn, "residual", call->residual, x, x->ndim));
+        TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "residual", call->residual, 1));
+    }
+    if (!call || !call->cond) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, "cond", call->cond, f32, 2, 2));
+    return tfb__check_extent(ctx, fn, "cond", call->cond, 0, x->shape[0]);
+}
+
+/* A dense tensor of like's shape, but for its last extent, in scratch. */
+static tfb_tensor tfb__take_like(tfb_ctx *ctx, const tfb_tensor *like, tfb_idx last) {
+    tfb_tensor t = *like;
+    t.shape[t.ndim - 1] = last;
+    tfb__dense_strides(&t);
+    t.data = tfb__take(ctx, tfb_numel(like) / TFB__MAX(1, like->shape[like->ndim - 1]),
+                       tfb__size_mul((size_t)last, sizeof(float)));
+    return t;
+}
+
+/* Both projections around the mixer's function; checked, scratch begun. */
+static tfb_status tfb__qkv_inside(tfb_ctx *ctx, const char *fn, const tfb_qkv *block,
+                                  tfb_mixer_state *state, const tfb_tensor *x,
+                                  const tfb_qkv_call *call, tfb_tensor *y) {
+    const tfb_idx C = block->channels, kv = block->kv_channels;
+    const tfb_mixer *m = &block->mixer;
+    const int last = x->ndim - 1;
+    tfb_tensor qkv = tfb__take_like(ctx, x, C + 2 * kv);
+    tfb_tensor mixed = tfb__take_like(ctx, x, C), q, k, v;
+    tfb_linear_opts o;
+    tfb_mix mix;
+    TFB__TRY(tfb__scratch_ready(ctx, fn));
+    memset((void *)&o, 0, sizeof o);
+    memset((void *)&mix, 0, sizeof mix);
+    if (block->bqkv.ndim) o.bias = &block->bqkv;
+    TFB__TRY(tfb_linear(ctx, x, &block->wqkv, &o, &qkv));
+    q = k = v = qkv;
+    q.shape[last] = C;
+    k.shape[last] = v.shape[last] = kv;
+    if (qkv.data) {
+        k.data = (float *)qkv.data + C;
+        v.data = (float *)qkv.data + C + kv;
+    }
+    mix.q = &q;
+    mix.k = &k;
+    mix.v = &v;
+    mix.y = &mixed;
+    if (call) {
+        mix.cond = call->cond;
+        mix.comm = call->comm;
+        mix.inference = call->inference;
+    }
+    if (state) TFB__TRY(m->ops->step(ctx, m->self, &mix, state));
+    else TFB__TRY(m->ops->forward(ctx, m->self, &mix));
+    memset((void *)&o, 0, sizeof o);
+    if (block->bout.ndim) o.bias = &block->bout;
+    if (call) o.residual = call->residual;
+    return tfb_linear(ctx, &mixed, &block->wout, &o, y);
+}
+
+TFB_API tfb_status tfb_qkv_forward(tfb_ctx *ctx, const tfb_qkv *block,
+                                   const tfb_tensor *x, const tfb_qkv_call *call,
+                                   tfb_tensor *y) {
+    const char *fn = "tfb_qkv_forward";
+    tfb__mark mark;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__qkv_check(ctx, fn, block, x, call, y, 3));
+    mark = tfb__scratch_begin(ctx);
+    return tfb__scratch_end(ctx, mark, tfb__qkv_inside(ctx, fn, block, NULL, x, call, y));
+}
+
+/* --- States. --- */
+static tfb_mixer_need tfb__mixer_need(const tfb_qkv *block, tfb_idx batch,
+                                      tfb_idx max_tokens) {
+    tfb_mixer_need need;
+    memset((void *)&need, 0, sizeof need);
+    if (block->mixer.ops->need)
+        block->mixer.ops->need(block->mixer.self, block->channels, &need);
+    need.kv.batch = batch;
+    need.kv.max_tokens = max_tokens;
+    return need;
+}
+
+static void tfb__mixer_kv_opts(const tfb_mixer_need *need, tfb_kv_opts *o) {
+    memset((void *)o, 0, sizeof *o);
+    o->layers = 1;
+    o->shape = need->kv;
+}
+
+/* Bytes of the cache and, in *all, with the carried arrays and what a mark keeps. */
+static size_t tfb__mixer_bytes(const tfb_mixer_need *need, size_t *all) {
+    tfb_kv_opts o;
+    size_t kv = 0, floats = 0;
+    int i;
+    tfb__mixer_kv_opts(need, &o);
+    if (need->kv.kv_heads) {
+        kv = tfb__round64(tfb_kv_bytes(&o));
+        if (!kv) kv = (size_t)-1; /* no legal cache */
+    }
+    for (i = 0; i < TFB_MIXER_CARRIED; i++)
+        floats = tfb__size_add(
+            floats, tfb__round64(tfb__size_mul(tfb__size_mul((size_t)need->carried[i], 8),
+                                               (size_t)need->kv.batch)));
+    *all = tfb__size_add(kv, floats);
+    return kv;
+}
+
+TFB_API size_t tfb_mixer_state_bytes(const tfb_qkv *block, tfb_idx batch,
+                                     tfb_idx max_tokens) {
+    tfb_mixer_need need;
+    size_t all;
+    if (!block || !block->mixer.ops || batch < 1 || max_tokens < 1) return 0;
+    need = tfb__mixer_need(block, batch, max_tokens);
+    tfb__mixer_bytes(&need, &all);
+    return all < (size_t)-1 / 2 ? TFB__MAX(all, 64) : 0;
+}
+
+TFB_API void tfb_mixer_state_reset(tfb_mixer_state *state) {
+    int i;
+    if (!state) return;
+    tfb_kv_reset(&state->kv);
+    state->tokens = 0;
+    state->has_mark = 0;
+    for (i = 0; i < TFB_MIXER_CARRIED; i++) {
+        const size_t n = (size_t)(state->most * state->carried[i].shape[1]);
+        if (n) memset(state->carried[i].data, 0, n * sizeof(float));
+    }
+}
+
+TFB_API tfb_status tfb_mixer_state_init(tfb_ctx *ctx, tfb_mixer_state *state,
+                                        const tfb_qkv *block, tfb_idx batch,
+                                        tfb_idx max_tokens, void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_mixer_state_init";
+    const size_t bytes = tfb_mixer_state_bytes(block, batch, max_tokens);
+    tfb_mixer_need need;
+    tfb_mixer_state s;
+    tfb_kv_opts o;
+    size_t all;
+    char *at;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(state && block, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 state ? "block" : "state");
+    TFB__REQUIRE(bytes, ctx, TFB_ERR_RANGE, "%s: batch %d, max_tokens %d", fn, batch,
+                 max_tokens);
+    memset((void *)&s, 0, sizeof s);
+    TFB__REQUIRE(mem || ctx->alloc, ctx, TFB_ERR_MEMORY, "%s: ctx.alloc is NULL", fn);
+    if (mem) TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, bytes, 8));
+    if (!mem) {
+        s.mem = mem = ctx->alloc(ctx->alloc_user, NULL, bytes);
+        TFB__REQUIRE(mem, ctx, TFB_ERR_MEMORY, "%s: %d bytes are not to be had", fn,
+                     (tfb_idx)bytes);
+        s.alloc = ctx->alloc;
+        s.alloc_user = ctx->alloc_user;
+    }
+    need = tfb__mixer_need(block, batch, max_tokens);
+    tfb__mixer_kv_opts(&need, &o);
+    at = (char *)mem + tfb__mixer_bytes(&need, &all);
+    if (need.kv.kv_heads)
+        TFB__TRY(tfb_kv_init_static(ctx, &s.kv, &o, mem, (size_t)(at - (char *)mem)));
+    for (i = 0; i < TFB_MIXER_CARRIED; i++) {
+        const size_t half = (size_t)(batch * need.carried[i]) * sizeof(float);
+        s.carried[i] = tfb_view2(at, TFB_F32, batch, need.carried[i]);
+        s.marked[i] = tfb_view2(at + half, TFB_F32, batch, need.carried[i]);
+        at += tfb__round64(2 * half);
+    }
+    s.batch = s.most = batch;
+    tfb_mixer_state_reset(&s);
+    *state = s;
+    return TFB_OK;
+}
+
+TFB_API void tfb_mixer_state_free(tfb_mixer_state *state) {
+    if (!state) return;
+    tfb_kv_free(&state->kv);
+    if (state->alloc) state->alloc(state->alloc_user, state->mem, 0);
+    memset((void *)state, 0, sizeof *state);
+}
+
+static tfb_status tfb__mixer_state_check(tfb_ctx *ctx, const char *fn,
+                                         const tfb_mixer_state *state) {
+    TFB__REQUIRE(state && state->most, ctx, TFB_ERR_ARG, "%s: state is %s", fn,
+                 state ? "not initialised" : "NULL");
+    return TFB_OK;
+}
+
+/* Arrays carried from one place to another. */
+static void tfb__carry(const tfb_mixer_state *state, const tfb_tensor *from,
+                       tfb_tensor *to) {
+    int i;
+    for (i = 0; i < TFB_MIXER_CARRIED; i++) {
+        const size_t n = (size_t)(state->most * from[i].shape[1]);
+        if (n) memcpy(to[i].data, from[i].data, n * sizeof(float));
+    }
+}
+
+TFB_API tfb_status tfb_mixer_state_mark(tfb_ctx *ctx, tfb_mixer_state *state) {
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__mixer_state_check(ctx, "tfb_mixer_state_mark", state));
+    if (ctx->measuring) return TFB_OK;
+    if (state->kv.layer) TFB__TRY(tfb_kv_mark(ctx, &state->kv));
+    tfb__carry(state, state->carried, state->marked);
+    state->marked_tokens = state->tokens;
+    state->has_mark = 1;
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_mixer_state_rollback(tfb_ctx *ctx, tfb_mixer_state *state) {
+    const char *fn = "tfb_mixer_state_rollback";
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__mixer_state_check(ctx, fn, state));
+    TFB__REQUIRE(state->has_mark, ctx, TFB_ERR_ARG, "%s: state has no mark", fn);
+    if (ctx->measuring) return TFB_OK;
+    if (state->kv.layer) TFB__TRY(tfb_kv_rollback(ctx, &state->kv, NULL));
+    tfb__carry(state, state->marked, state->carried);
+    state->tokens = state->marked_tokens;
+    return TFB_OK;
+}
+
+TFB_API void tfb_mixer_state_commit(tfb_mixer_state *state) {
+    if (!state) return;
+    tfb_kv_commit(&state->kv);
+    state->has_mark = 0;
+}
+
+TFB_API tfb_status tfb_mixer_state_select(tfb_ctx *ctx, tfb_mixer_state *state,
+                                          const tfb_tensor *index) {
+    const char *fn = "tfb_mixer_state_select";
+    tfb_idx i, n;
+    int j;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__mixer_state_check(ctx, fn, state));
+    TFB__TRY(tfb__check(ctx, fn, "index", index, TFB__MASK(TFB_I32), 1, 1));
+    n = index->shape[0];
+    TFB__REQUIRE(n > 0, ctx, TFB_ERR_SHAPE, "%s: index is empty", fn);
+    TFB__REQUIRE(n <= state->most, ctx, TFB_ERR_FULL, "%s: %d samples, room for %d", fn,
+                 n, state->most);
+    TFB__REQUIRE(!state->has_mark, ctx, TFB_ERR_ARG, "%s: state has a mark", fn);
+    for (i = 0; !ctx->measuring && i < n; i++)
+        TFB__REQUIRE(tfb__i32_at(index, i) >= 0 && tfb__i32_at(index, i) < state->batch,
+                     ctx, TFB_ERR_RANGE, "%s: index[%d] is %d, there are %d", fn, i,
+                     (tfb_idx)tfb__i32_at(index, i), state->batch);
+    if (tfb_kv_batch(&state->kv, 0)) TFB__TRY(tfb_kv_select(ctx, &state->kv, index));
+    if (ctx->measuring) return TFB_OK;
+    tfb__carry(state, state->carried, state->marked); /* nothing is marked: free to use */
+    for (j = 0; j < TFB_MIXER_CARRIED; j++) {
+        const size_t floats = (size_t)state->carried[j].shape[1];
+        for (i = 0; floats && i < n; i++)
+            memcpy((float *)state->carried[j].data + (size_t)i * floats,
+                   (float *)state->marked[j].data +
+                       (size_t)tfb__i32_at(index, i) * floats,
+                   floats * sizeof(float));
+    }
+    state->batch = n;
+    return TFB_OK;
+}
+
+/* A state made for another mixer would be read past its end. */
+static tfb_status tfb__mixer_state_fits(tfb_ctx *ctx, const char *fn,
+                                        const tfb_qkv *block,
+                                        const tfb_mixer_state *state) {
+    const tfb_mixer_need need = tfb__mixer_need(block, state->most, 1);
+    const tfb_kv_layer *l = state->kv.layer;
+    int i, fits = !l == !need.kv.kv_heads;
+    if (fits && l)
+        fits = l->shape.kv_heads == need.kv.kv_heads &&
+               l->shape.head_dim == need.kv.head_dim &&
+               l->shape.window == need.kv.window && l->shape.pinned == need.kv.pinned;
+    for (i = 0; i < TFB_MIXER_CARRIED; i++)
+        fits = fits && state->carried[i].shape[1] == need.carried[i];
+    TFB__REQUIRE(fits, ctx, TFB_ERR_SHAPE, "%s: the state was made for another block",
+                 fn);
+    return TFB_OK;
+}
+
+/* The mixer's step; what it did to the state is undone if anything fails after all. */
+typedef struct tfb__undo {
+    tfb_tensor carried[TFB_MIXER_CARRIED];
+    tfb_kv_row *row;
+    tfb_idx rows, tokens;
+    int touched;
+    tfb_idx batch;
+} tfb__undo;
+
+static void tfb__undo_take(tfb_ctx *ctx, const tfb_mixer_state *state, tfb__undo *u) {
+    const tfb_kv_layer *l = state->kv.layer;
+    int i;
+    memset((void *)u, 0, sizeof *u);
+    u->tokens = state->tokens;
+    u->rows = l ? l->rows : 0;
+    u->row = (tfb_kv_row *)tfb__take(ctx, u->rows, sizeof *u->row);
+    for (i = 0; i < TFB_MIXER_CARRIED; i++) {
+        u->carried[i] = state->carried[i];
+        u->carried[i].data =
+            tfb__take(ctx, state->most * state->carried[i].shape[1], sizeof(float));
+    }
+}
+
+static void tfb__undo_keep(const tfb_mixer_state *state, tfb__undo *u) {
+    const tfb_kv_layer *l = state->kv.layer;
+    tfb__carry(state, state->carried, u->carried);
+    if (!l) return;
+    memcpy((void *)u->row, (const void *)l->row, (size_t)u->rows * sizeof *u->row);
+    u->touched = l->touched;
+    u->batch = l->shape.batch;
+}
+
+/* Rows keep the pages they have got since and, in a ring, what they have lost. */
+static void tfb__undo_run(tfb_mixer_state *state, const tfb__undo *u) {
+    tfb_kv_layer *l = state->kv.layer;
+    tfb_idx b;
+    tfb__carry(state, u->carried, state->carried);
+    state->tokens = u->tokens;
+    for (b = 0; b < u->rows; b++) {
+        l->row[b].first = u->row[b].first;
+        l->row[b].end = u->row[b].end;
+    }
+    if (!l) return;
+    l->touched = u->touched;
+    l->shape.batch = u->batch;
+}
+
+/* Scratch for the whole step beforehand: what a ring has overwritten is gone for good. */
+static tfb_status tfb__step_reserve(tfb_ctx *ctx, const char *fn, const tfb_qkv *block,
+                                    tfb_mixer_state *state, const tfb_tensor *x,
+                                    const tfb_qkv_call *call, tfb_tensor *y) {
+    tfb_ctx probe = *ctx;
+    tfb__block *b = ctx->block;
+    tfb_status status;
+    size_t need;
+    probe.measuring = 1;
+    probe.scratch_last = ctx->used;
+    status = tfb__qkv_inside(&probe, fn, block, state, x, call, y);
+    memcpy(ctx->message, probe.message, sizeof ctx->message);
+    TFB__TRY(status);
+    need = probe.scratch_last - ctx->used;
+    if (!ctx->alloc) {
+        TFB__REQUIRE(probe.scratch_last <= ctx->mem_bytes, ctx, TFB_ERR_SCRATCH,
+                     "%s: scratch is %d bytes, needs %d", fn, (tfb_idx)ctx->mem_bytes,
+                     (tfb_idx)probe.scratch_last);
+        return TFB_OK;
+    }
+    if (b && b->bytes - b->used >= need) return TFB_OK;
+    TFB__REQUIRE(tfb__block_new(ctx, need), ctx, TFB_ERR_MEMORY,
+                 "%s: %d bytes of scratch are not to be had", fn, (tfb_idx)need);
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_qkv_step(tfb_ctx *ctx, const tfb_qkv *block,
+                                tfb_mixer_state *state, const tfb_tensor *x,
+                                const tfb_qkv_call *call, tfb_tensor *y) {
+    const char *fn = "tfb_qkv_step";
+    tfb__undo undo;
+    tfb__mark mark;
+    tfb_status status;
+    TFB__ENTER(ctx);
+    TFB__TRY(tfb__qkv_check(ctx, fn, block, x, call, y, 1));
+    TFB__TRY(tfb__mixer_state_check(ctx, fn, state));
+    TFB__REQUIRE(block->mixer.ops->step, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: the mixer has no step", fn);
+    TFB__REQUIRE(x->shape[0] == state->batch, ctx, TFB_ERR_SHAPE,
+                 "%s: x.shape[0] is %d, the state has %d samples", fn, x->shape[0],
+                 state->batch);
+    TFB__TRY(tfb__mixer_state_fits(ctx, fn, block, state));
+    mark = tfb__scratch_begin(ctx);
+    tfb__undo_take(ctx, state, &undo);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring) {
+        tfb__undo_keep(state, &undo);
+        status = tfb__step_reserve(ctx, fn, block, state, x, call, y);
+    }
+    if (status == TFB_OK) {
+        status = tfb__qkv_inside(ctx, fn, block, state, x, call, y);
+        if (status != TFB_OK && !ctx->measuring) tfb__undo_run(state, &undo);
+        else if (!ctx->measuring) state->tokens += x->shape[1];
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- The attention mixer. --- */
+static tfb_idx tfb__mixer_kv_heads(const tfb_attention_mixer *m) {
+    return m->kv_heads ? m->kv_heads : m->heads;
+}
+
+/* A view [B, .., C] as [B, heads, T, D]; tokens are evenly spaced, which is checked. */
+static tfb_status tfb__heads_view(tfb_ctx *ctx, const char *name, const tfb_tensor *t,
+                                  tfb_idx heads, tfb_tensor *out) {
+    const char *fn = "attention mixer";
+    const int last = t->ndim - 1;
+    tfb_idx T = 1, step = 0, C;
+    int i;
+    TFB__TRY(tfb__check(ctx, fn, name, t, TFB__MASK(TFB_F32), 3, 5));
+    C = t->shape[last];
+    TFB__REQUIRE(heads > 0 && C % heads == 0, ctx, TFB_ERR_SHAPE,
+                 "%s: %s has %d channels for %d heads", fn, name, C, heads);
+    for (i = last - 1; i > 0; i--) {
+        if (t->shape[i] > 1 && T == 1) step = t->stride[i];
+        TFB__REQUIRE(t->shape[i] <= 1 || t->stride[i] == step * T || !tfb_numel(t), ctx,
+                     TFB_ERR_SHAPE, "%s: the tokens of %s are not evenly spaced", fn,
+                     name);
+        T *= t->shape[i];
+    }
+    *out = tfb_view4(t->data, TFB_F32, t->shape[0], heads, T, C / heads);
+    out->stride[0] = t->stride[0];
+    out->stride[1] = C / heads * t->stride[last];
+    out->stride[2] = T > 1 ? step : C;
+    out->stride[3] = t->stride[last];
+    return TFB_OK;
+}
+
+/* Norm and rope as the options of tfb_qk_opts; rope for the spatial axes of q, from token
+ * `start` on. */
+static void tfb__mixer_qk(const tfb_attention_mixer *m, const tfb_tensor *q,
+                          tfb_idx start, tfb_rope_opts *rope, tfb_qk_opts *qk) {
+    int i, axes = q->ndim - 2;
+    memset((void *)qk, 0, sizeof *qk);
+    *rope = m->rope;
+    qk->norm = m->norm;
+    qk->norm_last = m->norm_last;
+    qk->eps = m->eps;
+    qk->eps_set = m->eps_set;
+    qk->keys_ready = 1;
+    if (m->q_weight.ndim) qk->q_weight = &m->q_weight;
+    if (m->k_weight.ndim) qk->k_weight = &m->k_weight;
+    if (!m->rotate) return;
+    qk->rope = rope;
+    rope->positions = NULL;
+    rope->start = (m->rope.axes > 1 ? 0 : m->rope.start) + start;
+    memset((void *)rope->grid, 0, sizeof rope->grid);
+    if (!rope->axes) rope->axes = axes;
+    if (rope->axes == 1) return;
+    for (i = 0; i < axes; i++) rope->grid[i] = q->shape[1 + i];
+}
+
+/* Keys normed and turned, in scratch; the same ones if there is nothing to do. */
+static tfb_status tfb__mixer_keys(tfb_ctx *ctx, const tfb_qk_opts *qk, tfb_tensor *k) {
+    tfb_tensor ready = *k;
+    tfb_norm_opts norm;
+    int pass;
+    if (!qk->norm && !qk->rope) return TFB_OK;
+    tfb__dense_strides(&ready);
+    ready.data = tfb__take(ctx, tfb_numel(&ready), sizeof(float));
+    TFB__TRY(tfb__scratch_ready(ctx, "attention mixer"));
+    memset((void *)&norm, 0, sizeof norm);
+    norm.weight = qk->k_weight;
+    norm.eps = qk->eps;
+    norm.eps_set = qk->eps_set;
+    for (pass = 0; pass < 2; pass++) {
+        if (qk->norm && pass == qk->norm_last) {
+            TFB__TRY(qk->norm == TFB_QK_NORM_L2 ? tfb_l2norm(ctx, k, &norm, &ready)
+                                                : tfb_rmsnorm(ctx, k, &norm, &ready));
+            *k = ready;
+        }
+        if (qk->rope && pass == 0 + (qk->norm && !qk->norm_last)) {
+            TFB__TRY(tfb_rope(ctx, k, qk->rope, &ready));
+            *k = ready;
+        }
+    }
+    return TFB_OK;
+}
+
+/* What forward and step share: views, norm and rope; then attention, over the state's
+ * cache if there is one. start: the place of the first token. */
+static tfb_status tfb__attention_mix(tfb_ctx *ctx, const tfb_attention_mixer *m,
+                                     const tfb_mix *call, tfb_idx start,
+                                     tfb_mixer_state *state) {
+    const tfb_idx G = tfb__mixer_kv_heads(m);
+    tfb_attention_opts o = m->opts;
+    tfb_tensor q, k, v, y;
+    tfb_rope_opts rope;
+    tfb_qk_opts qk;
+    TFB__REQUIRE(!o.lse && !o.qk && !o.pages && !o.cu_q && !o.kv_start && !o.kv_len, ctx,
+                 TFB_ERR_ARG, "attention mixer: opts has what belongs to one sequence");
+    TFB__TRY(tfb__heads_view(ctx, "q", call->q, m->heads, &q));
+    TFB__TRY(tfb__heads_view(ctx, "k", call->k, G, &k));
+    TFB__TRY(tfb__heads_view(ctx, "v", call->v, G, &v));
+    TFB__TRY(tfb__heads_view(ctx, "y", call->y, m->heads, &y));
+    if (tfb_numel(call->q)) {
+        tfb__mixer_qk(m, call->q, start, &rope, &qk);
+        TFB__TRY(tfb__mixer_keys(ctx, &qk, &k));
+        if (qk.norm || qk.rope) o.qk = &qk;
+    }
+    if (!state) return tfb_attention(ctx, &q, &k, &v, &o, &y);
+    rope.start = m->rope.start; /* the cache numbers queries itself */
+    TFB__TRY(tfb_kv_append(ctx, &state->kv, 0, &k, &v));
+    if (!q.shape[2]) return TFB_OK;
+    return tfb_kv_attention(ctx, &state->kv, 0, &q, &o, &y);
+}
+
+static tfb_status tfb__attention_forward(tfb_ctx *ctx, void *self, const tfb_mix *call) {
+    return tfb__attention_mix(ctx, (const tfb_attention_mixer *)self, call, 0, NULL);
+}
+
+/* Tokens t .. of a [B, T, C] tensor. */
+static tfb_tensor tfb__some_tokens(const tfb_tensor *t, tfb_idx from, tfb_idx n) {
+    tfb_tensor x = *t;
+    x.shape[1] = n;
+    if (x.data) x.data = (float *)t->data + from * t->stride[1];
+    return x;
+}
+
+/* A ring takes no more than 64 tokens at a time, or their queries would miss keys. */
+static tfb_status tfb__attention_step(tfb_ctx *ctx, void *self, const tfb_mix *call,
+                                      tfb_mixer_state *state) {
+    const tfb_attention_mixer *m = (const tfb_attention_mixer *)self;
+    const tfb_idx T = call->q->shape[1], most = m->opts.window ? TFB__KV_PAGE : T;
+    tfb_status status = TFB_OK;
+    tfb_idx t;
+    TFB__REQUIRE(m->opts.causal == TFB_CAUSAL_BOTTOM_RIGHT && !m->opts.offset_set, ctx,
+                 TFB_ERR_UNSUPPORTED, "attention mixer: step needs causal attention");
+    TFB__REQUIRE(!m->opts.mask && !m->opts.bias && !m->opts.offsets, ctx,
+                 TFB_ERR_UNSUPPORTED, "attention mixer: step takes no mask or bias");
+    for (t = 0; (t < T || !t) && status == TFB_OK; t += TFB__MAX(1, most)) {
+        const tfb_idx n = TFB__MIN(most, T - t);
+        const tfb_tensor q = tfb__some_tokens(call->q, t, n);
+        const tfb_tensor k = tfb__some_tokens(call->k, t, n);
+        const tfb_tensor v = tfb__some_tokens(call->v, t, n);
+        tfb_tensor y = tfb__some_tokens(call->y, t, n);
+        const tfb__mark mark = tfb__scratch_begin(ctx);
+        tfb_mix part = *call;
+        part.q = &q;
+        part.k = &k;
+        part.v = &v;
+        part.y = &y;
+        status = tfb__attention_mix(ctx, m, &part, state->tokens + t, state);
+        status = tfb__scratch_end(ctx, mark, status);
+    }
+    return status;
+}
+
+static void tfb__attention_need(const void *self, tfb_idx channels,
+                                tfb_mixer_need *need) {
+    const tfb_attention_mixer *m = (const tfb_attention_mixer *)self;
+    need->kv.kv_heads = tfb__mixer_kv_heads(m);
+    if (m->heads > 0 && channels % m->heads == 0) /* else no cache is legal */
+        need->kv.head_dim = channels / m->heads;
+    need->kv.window = m->opts.window;
+    need->kv.pinned = m->opts.window ? m->opts.window_pinned : 0;
+}
+
+static int64_t tfb__attention_flops(const void *self, tfb_idx channels,
+                                    const tfb_idx *spatial, int axes, int inference) {
+    const tfb_attention_mixer *m = (const tfb_attention_mixer *)self;
+    const int64_t T = tfb__tokens(spatial, axes), C = (int64_t)channels;
+    (void)inference;
+    if (T && T > ((int64_t)1 << 58) / C / T) return -1;
+    return 4 * T * T * C + (m->rotate ? 4 * T * C : 0) + (m->norm ? 6 * T * C : 0);
+}
+
+static tfb_status tfb__attention_params(void *self, tfb_param_fn visit, void *user) {
+    tfb_attention_mixer *m = (tfb_attention_mixer *)self;
+    if (m->q_weight.ndim) TFB__TRY(visit(user, "attention.q_weight", &m->q_weight));
+    if (m->k_weight.ndim) TFB__TRY(visit(user, "attention.k_weight", &m->k_weight));
+    return TFB_OK;
+}
+
+static const tfb_mixer_ops tfb__attention_ops = {
+    "attention",         tfb__attention_forward, tfb__attention_step,
+    tfb__attention_need, tfb__attention_flops,   tfb__attention_params,
+};
+
+TFB_API tfb_mixer tfb_attention_as_mixer(tfb_attention_mixer *m) {
+    tfb_mixer mixer;
+    mixer.ops = &tfb__attention_ops;
+    mixer.self = m;
+    return mixer;
+}
+
+/* --- Multi-head self-attention. --- */
+static tfb_qkv_opts tfb__mhsa_block(const tfb_mhsa_opts *o) {
+    const tfb_idx G = o->kv_heads ? o->kv_heads : o->heads;
+    tfb_qkv_opts b;
+    memset((void *)&b, 0, sizeof b);
+    b.channels = o->channels;
+    b.bias = o->bias;
+    b.seed = o->seed;
+    if (o->heads > 0 && G > 0 && o->heads % G == 0 && o->channels % o->heads == 0)
+        b.kv_channels = o->channels / o->heads * G;
+    else b.channels = 0; /* not legal */
+    return b;
+}
+
+TFB_API size_t tfb_mhsa_bytes(const tfb_mhsa_opts *opts) {
+    tfb_qkv_opts b;
+    if (!opts) return 0;
+    b = tfb__mhsa_block(opts);
+    return tfb_qkv_bytes(&b);
+}
+
+TFB_API tfb_status tfb_mhsa_init(tfb_ctx *ctx, tfb_mhsa *m, const tfb_mhsa_opts *opts,
+                                 void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_mhsa_init";
+    tfb_attention_mixer mixer;
+    tfb_qkv_opts b;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && opts, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, m ? "opts" : "m");
+    TFB__REQUIRE(tfb_mhsa_bytes(opts), ctx, TFB_ERR_RANGE,
+                 "%s: channels %d, heads %d, kv_heads %d", fn, opts->channels,
+                 opts->heads, opts->kv_heads);
+    memset((void *)&mixer, 0, sizeof mixer);
+    mixer.heads = opts->heads;
+    mixer.kv_heads = opts->kv_heads;
+    mixer.norm = opts->norm;
+    mixer.opts.causal = opts->causal;
+    mixer.opts.window = opts->window;
+    mixer.opts.chunk_size = opts->chunk_size;
+    if (opts->rope) {
+        mixer.rotate = 1;
+        mixer.rope = *opts->rope;
+    }
+    b = tfb__mhsa_block(opts);
+    b.mixer = tfb_attention_as_mixer(&m->mixer);
+    TFB__TRY(tfb_qkv_init(ctx, &m->block, &b, mem, mem_bytes));
+    m->mixer = mixer;
+    return TFB_OK;
+}
+
+/* --- The Mamba mixer. --- */
+static tfb_mamba tfb__mamba_shape(const tfb_mamba_opts *o) {
+    tfb_mamba m;
+    memset((void *)&m, 0, sizeof m);
+    m.channels = o->channels;
+    m.inner = o->channels * (o->expand ? o->expand : 2);
+    m.states = o->states ? o->states : 16;
+    m.taps = o->taps ? o->taps : 4;
+    m.rank = o->rank ? o->rank : (o->channels + 15) / 16;
+    m.bidirectional = o->bidirectional != 0;
+    return m;
+}
+
+static void tfb__mamba_carve(tfb__carver *c, const tfb_mamba *m, tfb_mamba_core *core) {
+    const tfb_idx C = m->channels, E = m->inner, N = m->states, K = m->taps, R = m->rank;
+    core->w_in = tfb__carve(c, 2, 2 * E, C);
+    core->conv_w = tfb__carve(c, 2, E, K);
+    core->conv_b = tfb__carve(c, 1, E, 0);
+    core->w_x = tfb__carve(c, 2, R + 2 * N, E);
+    core->w_dt = tfb__carve(c, 2, E, R);
+    core->b_dt = tfb__carve(c, 1, E, 0);
+    core->a_log = tfb__carve(c, 2, E, N);
+    core->d = tfb__carve(c, 1, E, 0);
+    core->w_out = tfb__carve(c, 2, C, E);
+}
+
+/* b_dt is the inverse softplus of a time step: t + log(1 - exp(-t)). */
+static void tfb__mamba_fill(tfb__carver *c, tfb_mamba_core *core) {
+    const tfb_idx E = core->a_log.shape[0], N = core->a_log.shape[1];
+    float *b_dt = (float *)core->b_dt.data, *a_log = (float *)core->a_log.data;
+    tfb_idx e, n;
+    tfb__draw(c, &core->w_in, tfb__fan_in(core->w_in.shape[1]));
+    tfb__draw(c, &core->conv_w, tfb__fan_in(core->conv_w.shape[1]));
+    tfb__draw(c, &core->conv_b, tfb__fan_in(core->conv_w.shape[1]));
+    tfb__draw(c, &core->w_x, tfb__fan_in(core->w_x.shape[1]));
+    tfb__draw(c, &core->w_dt, tfb__fan_in(core->w_dt.shape[1]));
+    tfb__draw(c, &core->w_out, tfb__fan_in(core->w_out.shape[1]));
+    tfb__fill(&core->d, 1.0f);
+    for (e = 0; e < E; e++) {
+        const float log_lo = -6.9077554f, log_hi = -2.3025851f; /* log 0.001, log 0.1 */
+        const float u = tfb__uniform(c->seed, c->drawn++, log_lo, log_hi);
+        const float t = TFB__MAX(tfb__exp_scalar(u), 1e-4f);
+        b_dt[e] = t + tfb__log_scalar(1.0f - tfb__exp_scalar(-t));
+        for (n = 0; n < N; n++) a_log[e * N + n] = tfb__log_scalar((float)(n + 1));
+    }
+}
+
+static void tfb__mamba_carve_all(tfb__carver *c, tfb_mamba *m) {
+    int i;
+    for (i = 0; i <= m->bidirectional; i++) {
+        tfb__mamba_carve(c, m, m->core + i);
+        if (c->mem) tfb__mamba_fill(c, m->core + i);
+    }
+}
+
+TFB_API size_t tfb_mamba_bytes(const tfb_mamba_opts *opts) {
+    const tfb_idx far = (tfb_idx)1 << 24;
+    tfb__carver c;
+    tfb_mamba m;
+    if (!opts || opts->channels < 1 || opts->channels > far || opts->expand < 0 ||
+        opts->expand > 64 || opts->states < 0 || opts->states > far || opts->taps < 0 ||
+        opts->taps > far || opts->rank < 0 || opts->rank > far)
+        return 0;
+    memset((void *)&c, 0, sizeof c);
+    m = tfb__mamba_shape(opts);
+    tfb__mamba_carve_all(&c, &m);
+    return c.used < (size_t)-1 / 2 ? c.used : 0;
+}
+
+TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_opts *opts,
+                                  void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_mamba_init";
+    const size_t need = tfb_mamba_bytes(opts);
+    tfb__carver c;
+    tfb_mamba made;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && opts, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, m ? "opts" : "m");
+    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "%s: an extent is out of range", fn);
+    TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 4));
+    if (ctx->measuring) return TFB_OK;
+    memset((void *)&c, 0, sizeof c);
+    c.mem = (char *)mem;
+    c.seed = opts->seed;
+    made = tfb__mamba_shape(opts);
+    tfb__mamba_carve_all(&c, &made);
+    *m = made;
+    return TFB_OK;
+}
+
+/* [B, .., C] as [B, T, C]. */
+static tfb_status tfb__flat_view(tfb_ctx *ctx, const char *name, const tfb_tensor *t,
+                                 tfb_tensor *out) {
+    tfb_tensor heads;
+    TFB__TRY(tfb__heads_view(ctx, name, t, 1, &heads));
+    *out = tfb_view3(heads.data, TFB_F32, heads.shape[0], heads.shape[2], heads.shape[3]);
+    out->stride[0] = heads.stride[0];
+    out->stride[1] = heads.stride[2];
+    out->stride[2] = heads.stride[3];
+    return TFB_OK;
+}
+
+/* Columns from .. of a [B, T, n] tensor. */
+static tfb_tensor tfb__columns(const tfb_tensor *t, tfb_idx from, tfb_idx n) {
+    tfb_tensor x = *t;
+    x.shape[2] = n;
+    if (x.data) x.data = (float *)t->data + from * t->stride[2];
+    return x;
+}
+
+/* B or C of the scan: one group. */
+static tfb_tensor tfb__one_group(const tfb_tensor *t) {
+    tfb_tensor x = tfb_view4(t->data, TFB_F32, t->shape[0], t->shape[1], 1, t->shape[2]);
+    x.stride[0] = t->stride[0];
+    x.stride[1] = t->stride[1];
+    x.stride[2] = 0;
+    x.stride[3] = t->stride[2];
+    return x;
+}
+
+/* Time steps, B and C from x; then the scan into xz's place for x. */
+static tfb_status tfb__mamba_scan(tfb_ctx *ctx, const tfb_mamba *m,
+                                  const tfb_mamba_core *core, tfb_tensor *x,
+                                  const tfb_tensor *z, tfb_tensor *state) {
+    const tfb_idx N = m->states, R = m->rank, E = m->inner;
+    tfb_tensor part = tfb__take_like(ctx, x, R + 2 * N), dt = tfb__take_like(ctx, x, E);
+    tfb_tensor a = tfb_view2(tfb__take(ctx, E * N, sizeof(float)), TFB_F32, E, N);
+    tfb_tensor low = tfb__columns(&part, 0, R), b = tfb__columns(&part, R, N);
+    tfb_tensor c = tfb__columns(&part, R + N, N);
+    tfb_scan_opts o;
+    tfb_idx i;
+    TFB__TRY(tfb__scratch_ready(ctx, "mamba mixer"));
+    TFB__TRY(tfb_map(ctx, TFB_FN_EXP, &core->a_log, &a));
+    for (i = 0; a.data && i < E * N; i++) ((float *)a.data)[i] = -((float *)a.data)[i];
+    TFB__TRY(tfb_linear(ctx, x, &core->w_x, NULL, &part));
+    TFB__TRY(tfb_linear(ctx, &low, &core->w_dt, NULL, &dt));
+    memset((void *)&o, 0, sizeof o);
+    b = tfb__one_group(&b);
+    c = tfb__one_group(&c);
+    o.d = &core->d;
+    o.z = z;
+    o.dt_bias = &core->b_dt;
+    o.softplus = 1;
+    o.state = state;
+    return tfb_selective_scan(ctx, x, &dt, &a, &b, &c, &o, x);
+}
+
+/* One direction: y = core(v) [+ y], both [B, T, C]; the state's arrays may be NULL. */
+static tfb_status tfb__mamba_direction(tfb_ctx *ctx, const tfb_mamba *m,
+                                       const tfb_mamba_core *core, const tfb_tensor *v,
+                                       tfb_tensor *conv, tfb_tensor *h, int add,
+                                       tfb_tensor *y) {
+    const tfb_idx E = m->inner;
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor xz = tfb__take_like(ctx, v, 2 * E);
+    tfb_tensor x = tfb__columns(&xz, 0, E), z = tfb__columns(&xz, E, E);
+    tfb_conv1d_opts c;
+    tfb_linear_opts o;
+    tfb_status status = tfb__scratch_ready(ctx, "mamba mixer");
+    memset((void *)&c, 0, sizeof c);
+    memset((void *)&o, 0, sizeof o);
+    c.bias = &core->conv_b;
+    c.act = TFB_FN_SILU;
+    c.state = conv;
+    if (add) o.residual = y;
+    if (status == TFB_OK) status = tfb_linear(ctx, v, &core->w_in, NULL, &xz);
+    if (status == TFB_OK) status = tfb_causal_conv1d(ctx, &x, &core->conv_w, &c, &x);
+    if (status == TFB_OK) status = tfb__mamba_scan(ctx, m, core, &x, &z, h);
+    if (status == TFB_OK) status = tfb_linear(ctx, &x, &core->w_out, &o, y);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* The same tokens from the last to the first. */
+static tfb_tensor tfb__reversed(const tfb_tensor *t) {
+    tfb_tensor x = *t;
+    if (x.data && x.shape[1] > 1)
+        x.data = (float *)t->data + (t->shape[1] - 1) * t->stride[1];
+    x.stride[1] = -t->stride[1];
+    return x;
+}
+
+static tfb_status tfb__mamba_check(tfb_ctx *ctx, const tfb_mamba *m, const tfb_mix *call,
+                                   tfb_tensor *v, tfb_tensor *y) {
+    TFB__TRY(tfb__flat_view(ctx, "v", call->v, v));
+    TFB__TRY(tfb__flat_view(ctx, "y", call->y, y));
+    TFB__REQUIRE(v->shape[2] == m->channels && y->shape[2] == m->channels, ctx,
+                 TFB_ERR_SHAPE, "mamba mixer: v has %d channels, y %d, needs %d",
+                 v->shape[2], y->shape[2], m->channels);
+    return TFB_OK;
+}
+
+static tfb_status tfb__mamba_forward(tfb_ctx *ctx, void *self, const tfb_mix *call) {
+    const tfb_mamba *m = (const tfb_mamba *)self;
+    tfb_tensor v, y, back_v, back_y;
+    TFB__TRY(tfb__mamba_check(ctx, m, call, &v, &y));
+    TFB__TRY(tfb__mamba_direction(ctx, m, m->core, &v, NULL, NULL, 0, &y));
+    if (!m->bidirectional) return TFB_OK;
+    back_v = tfb__reversed(&v);
+    back_y = tfb__reversed(&y);
+    return tfb__mamba_direction(ctx, m, m->core + 1, &back_v, NULL, NULL, 1, &back_y);
+}
+
+static tfb_status tfb__mamba_step(tfb_ctx *ctx, void *self, const tfb_mix *call,
+                                  tfb_mixer_state *state) {
+    const tfb_mamba *m = (const tfb_mamba *)self;
+    tfb_tensor v, y, conv, h;
+    TFB__REQUIRE(!m->bidirectional, ctx, TFB_ERR_UNSUPPORTED,
+                 "mamba mixer: both directions at once have no step");
+    TFB__TRY(tfb__mamba_check(ctx, m, call, &v, &y));
+    conv = tfb_view3(state->carried[0].data, TFB_F32, v.shape[0], m->taps - 1, m->inner);
+    h = tfb_view3(state->carried[1].data, TFB_F32, v.shape[0], m->inner, m->states);
+    return tfb__mamba_direction(ctx, m, m->core, &v, &conv, &h, 0, &y);
+}
+
+static void tfb__mamba_need(const void *self, tfb_idx channels, tfb_mixer_need *need) {
+    const tfb_mamba *m = (const tfb_mamba *)self;
+    (void)channels;
+    need->carried[0] = (m->taps - 1) * m->inner;
+    need->carried[1] = m->inner * m->states;
+}
+
+static int64_t tfb__mamba_flops(const void *self, tfb_idx channels,
+                                const tfb_idx *spatial, int axes, int inference) {
+    const tfb_mamba *m = (const tfb_mamba *)self;
+    const int64_t T = tfb__tokens(spatial, axes), C = (int64_t)channels;
+    const int64_t E = (int64_t)m->inner, N = (int64_t)m->states, R = (int64_t)m->rank;
+    const int64_t one = T > ((int64_t)1 << 55) / (E * (C + R + N + 8))
+                            ? -1
+                            : 4 * T * C * E + 2 * T * E * (int64_t)m->taps +
+                                  2 * T * E * (R + 2 * N) + 2 * T * R * E +
+                                  9 * T * E * N + 2 * T * E + 2 * T * E * C;
+    (void)inference;
+    return m->bidirectional && one >= 0 ? 2 * one + T * C : one;
+}
+
+static tfb_status tfb__mamba_params(void *self, tfb_param_fn visit, void *user) {
+    static const char *const names[2][9] = {
+        {"mamba.w_in", "mamba.conv_w", "mamba.conv_b", "mamba.w_x", "mamba.w_dt",
+         "mamba.b_dt", "mamba.a_log", "mamba.d", "mamba.w_out"},
+        {"mamba.back.w_in", "mamba.back.conv_w", "mamba.back.conv_b", "mamba.back.w_x",
+         "mamba.back.w_dt", "mamba.back.b_dt", "mamba.back.a_log", "mamba.back.d",
+         "mamba.back.w_out"}};
+    tfb_mamba *m = (tfb_mamba *)self;
+    int i, j;
+    for (i = 0; i <= m->bidirectional; i++) {
+        tfb_mamba_core *c = m->core + i;
+        tfb_tensor *t[9];
+        t[0] = &c->w_in;
+        t[1] = &c->conv_w;
+        t[2] = &c->conv_b;
+        t[3] = &c->w_x;
+        t[4] = &c->w_dt;
+        t[5] = &c->b_dt;
+        t[6] = &c->a_log;
+        t[7] = &c->d;
+        t[8] = &c->w_out;
+        for (j = 0; j < 9; j++) TFB__TRY(visit(user, names[i][j], t[j]));
+    }
+    return TFB_OK;
+}
+
+static const tfb_mixer_ops tfb__mamba_ops = {
+    "mamba",         tfb__mamba_forward, tfb__mamba_step,
+    tfb__mamba_need, tfb__mamba_flops,   tfb__mamba_params,
+};
+
+TFB_API tfb_mixer tfb_mamba_as_mixer(tfb_mamba *m) {
+    tfb_mixer mixer;
+    mixer.ops = &tfb__mamba_ops;
+    mixer.self = m;
+    return mixer;
+}
+
+/* ===== [21] TAIL ==================================================================== */
 
 #ifdef __cplusplus
 }
@@ -9059,8 +12012,12 @@ TFB_API tfb_status tfb_kv_load(tfb_ctx *ctx, tfb_kv *kv, const void *mem,
  *   - With kv_len the bottom right corner is at the last key that exists, not at S.
  *   - A page of a cache that is to be copied may not be there: a sample whose rows have
  *     all gone still ends at a position.
+ *   - A convolution's blocks of 256 are counted over its taps: a carried state knows no
+ *     positions.
  *
  * Changes
+ *   0.5.0  chunked forward, tfb_scratch, causal convolution, selective scan, tfb_ssd, the
+ *          QKV block with its mixers and their states, tfb_mhsa, Mamba, parameters
  *   0.4.0  KV caches: pages, rings with pinned rows, ragged batches, F16 and BF16, update
  *          at positions, crop, keep_last, select, repeat_interleave, fork, shift, mark
  *          and rollback, save and load, pairs; tfb_kv_attention. Made from tfb_kv_opts;

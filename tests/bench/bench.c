@@ -17,11 +17,15 @@
  * also for tables that use a narrower one; "of own" in the printed table is the share
  * of the peak of the table's own set. The peer "ours_plain" of fused layers is our own
  * packed product of the same M, N and K, of the same table: the ratio is what fusing
- * costs. The peer "naive" is attention by hand with a library's products, softmax between
- * them. Rows kv_.. are steps with a cache of keys and values; their peer "concat" copies
+ * costs. The peer "scalar" of scans is our scalar table; their flops count an exponential
+ * as one. The peer "naive" is attention by hand with a library's products, softmax in
+ * between. Rows kv_.. are steps with a cache of keys and values; their peer "concat" copies
  * all rows into a new tensor for each token, "gather" copies those of all beams, "move"
  * shifts a window by a row, and "append" is our append alone: ours over it is its share
- * of a step. --sweep looks for sizes that are slower than their neighbours instead.
+ * of a step. The peer "parts" of mhsa and mlp is the calls they consist of, without the
+ * block around them and without chunks; mamba_step is held to reading its weights once.
+ * --only limits measures no workload. --sweep looks for sizes that are slower than their
+ * neighbours instead.
  *
  * To add a workload: a row in WORKLOADS and its shapes in ROWS. To add a peer: a row in
  * PEERS. To add the peak of an instruction set: a row in PEAKS. */
@@ -42,7 +46,7 @@ enum {
     MAX_TABLES = 6,
     MAX_PEERS = 8,
     MAX_PLAYERS = 2 * MAX_TABLES + MAX_PEERS,
-    MAX_PARTS = 7,
+    MAX_PARTS = 8,
     MAX_DIMS = 6,
     MAX_PEAKS = 8
 };
@@ -477,6 +481,7 @@ typedef struct job {
     size_t scores_room;
     tfb_kv kv;            /* of kv_.. rows; the same rows as plain tensors, by layer, */
     float *plain, *spare; /* keys before values, and what a layer is copied to */
+    tfb_mamba mamba;      /* its weights are in the first copy */
 } job;
 
 enum { WINDOW_KEYS = 256 };
@@ -906,6 +911,184 @@ static const rival PLAIN[] = {{"ours_plain", ours_plain}, {NULL, NULL}},
                    MOVE[] = {{"move", move_window}, {NULL, NULL}},
                    STEP[] = {{"concat", concat_decode}, {"append", kv_append}};
 
+/* --- A scan with all that Mamba gives it. --- */
+enum { S_X, S_DT, S_A, S_B, S_C, S_D, S_Z, S_Y };
+
+static void shape_scan(job *j) { /* B T E N */
+    const tfb_idx *n = j->n;
+    j->t[S_X] = j->t[S_DT] = tfb_view3(NULL, TFB_F32, n[0], n[1], n[2]);
+    j->t[S_Z] = j->t[S_Y] = j->t[S_X];
+    j->t[S_A] = tfb_view2(NULL, TFB_F32, n[2], n[3]);
+    j->t[S_B] = j->t[S_C] = tfb_view4(NULL, TFB_F32, n[0], n[1], 1, n[3]);
+    j->t[S_D] = tfb_view1(NULL, TFB_F32, n[2]);
+}
+
+static tfb_status ours_scan(job *j) {
+    tfb_scan_opts o = TFB_INIT;
+    o.d = &j->t[S_D];
+    o.z = &j->t[S_Z];
+    o.dt_bias = &j->t[S_D];
+    o.softplus = 1;
+    return tfb_selective_scan(j->ctx, &j->t[S_X], &j->t[S_DT], &j->t[S_A], &j->t[S_B],
+                              &j->t[S_C], &o, &j->t[S_Y]);
+}
+
+/* As it is written down: a product, an exponential, which counts as one, and so on. */
+static double flops_scan(const tfb_idx *n) {
+    return (double)(n[0] * n[1]) * (double)n[2] * (9.0 * (double)n[3] + 2.0);
+}
+
+/* --- Blocks of a network: mhsa and mlp, beside the calls they consist of. --- */
+enum { B_X, B_W0, B_W1, B_Y, B_PACK0, B_PACK1, B_FIRST, B_SECOND };
+
+static tfb_tensor room_for_pack(const tfb_tensor *w) {
+    const size_t bytes = tfb_pack_bytes(w->shape[0], w->shape[1], TFB_F32);
+    return tfb_view1(NULL, TFB_U8, (tfb_idx)bytes);
+}
+
+static void shape_mhsa(job *j) { /* B N C H */
+    const tfb_idx B = j->n[0], N = j->n[1], C = j->n[2];
+    j->t[B_X] = j->t[B_Y] = j->t[B_SECOND] = tfb_view3(NULL, TFB_F32, B, N, C);
+    j->t[B_W0] = tfb_view2(NULL, TFB_F32, 3 * C, C);
+    j->t[B_W1] = tfb_view2(NULL, TFB_F32, C, C);
+    j->t[B_FIRST] = tfb_view3(NULL, TFB_F32, B, N, 3 * C);
+    j->t[B_PACK0] = room_for_pack(&j->t[B_W0]);
+    j->t[B_PACK1] = room_for_pack(&j->t[B_W1]);
+}
+
+static tfb_status ours_mhsa(job *j) {
+    tfb_mhsa m = TFB_INIT;
+    m.block.channels = m.block.kv_channels = j->n[2];
+    m.block.wqkv = j->t[B_PACK0];
+    m.block.wout = j->t[B_PACK1];
+    m.block.mixer = tfb_attention_as_mixer(&m.mixer);
+    m.mixer.heads = j->n[3];
+    return tfb_qkv_forward(j->ctx, &m.block, &j->t[B_X], NULL, &j->t[B_Y]);
+}
+
+/* Heads of part 0, 1, .. of a tensor [B, N, parts C]. */
+static tfb_tensor heads_of(const job *j, const tfb_tensor *t, int part) {
+    const tfb_idx N = j->n[1], C = j->n[2], D = C / j->n[3];
+    tfb_tensor h =
+        tfb_view4((float *)t->data + part * C, TFB_F32, j->n[0], j->n[3], N, D);
+    h.stride[0] = t->stride[0];
+    h.stride[1] = D;
+    h.stride[2] = t->stride[1];
+    return h;
+}
+
+static tfb_status parts_mhsa(job *j) {
+    const tfb_tensor q = heads_of(j, &j->t[B_FIRST], 0);
+    const tfb_tensor k = heads_of(j, &j->t[B_FIRST], 1);
+    const tfb_tensor v = heads_of(j, &j->t[B_FIRST], 2);
+    tfb_tensor mixed = heads_of(j, &j->t[B_SECOND], 0);
+    tfb_status s = tfb_linear(j->ctx, &j->t[B_X], &j->t[B_PACK0], NULL, &j->t[B_FIRST]);
+    if (s == TFB_OK) s = tfb_attention(j->ctx, &q, &k, &v, NULL, &mixed);
+    if (s != TFB_OK) return s;
+    return tfb_linear(j->ctx, &j->t[B_SECOND], &j->t[B_PACK1], NULL, &j->t[B_Y]);
+}
+
+static double flops_mhsa(const tfb_idx *n) {
+    return (double)(n[0] * n[1]) * (double)n[2] * (double)(8 * n[2] + 4 * n[1]);
+}
+
+static void shape_mlp(job *j) { /* N C hidden chunk */
+    const tfb_idx N = j->n[0], C = j->n[1], M = j->n[2];
+    j->t[B_X] = j->t[B_Y] = j->t[B_FIRST] = tfb_view2(NULL, TFB_F32, N, C);
+    j->t[B_W0] = tfb_view2(NULL, TFB_F32, M, C);
+    j->t[B_W1] = tfb_view2(NULL, TFB_F32, C, M);
+    j->t[B_SECOND] = tfb_view2(NULL, TFB_F32, N, M);
+    j->t[B_PACK0] = room_for_pack(&j->t[B_W0]);
+    j->t[B_PACK1] = room_for_pack(&j->t[B_W1]);
+}
+
+static tfb_status mlp(tfb_ctx *ctx, const job *j, const tfb_tensor *x, tfb_tensor *normed,
+                      tfb_tensor *hidden, tfb_tensor *y) {
+    tfb_linear_opts first = TFB_INIT, second = TFB_INIT;
+    tfb_status s = tfb_layernorm(ctx, x, NULL, normed);
+    first.act = TFB_FN_GELU_ERF;
+    second.residual = x;
+    if (s == TFB_OK) s = tfb_linear(ctx, normed, &j->t[B_PACK0], &first, hidden);
+    return s == TFB_OK ? tfb_linear(ctx, hidden, &j->t[B_PACK1], &second, y) : s;
+}
+
+static tfb_status mlp_chunk(tfb_ctx *ctx, void *user, const tfb_chunk *chunk) {
+    const job *j = (const job *)user;
+    tfb_idx shape[2];
+    tfb_tensor normed, hidden;
+    tfb_status s;
+    shape[0] = chunk->length;
+    shape[1] = j->n[1];
+    s = tfb_scratch(ctx, &normed, TFB_F32, 2, shape);
+    shape[1] = j->n[2];
+    if (s == TFB_OK) s = tfb_scratch(ctx, &hidden, TFB_F32, 2, shape);
+    if (s != TFB_OK) return s;
+    return mlp(ctx, j, &chunk->in[0], &normed, &hidden, &chunk->out[0]);
+}
+
+static tfb_status ours_mlp(job *j) {
+    tfb_chunk_opts o = TFB_INIT;
+    o.chunk_size = j->n[3];
+    o.remainder = 1;
+    return tfb_chunked_forward(j->ctx, mlp_chunk, j, &j->t[B_X], 1, &j->t[B_Y], 1, &o);
+}
+
+static tfb_status parts_mlp(job *j) {
+    return mlp(j->ctx, j, &j->t[B_X], &j->t[B_FIRST], &j->t[B_SECOND], &j->t[B_Y]);
+}
+
+static double flops_mlp(const tfb_idx *n) {
+    return 4.0 * (double)n[0] * (double)n[1] * (double)n[2];
+}
+
+static const rival PARTS_MHSA[] = {{"parts", parts_mhsa}, {NULL, NULL}},
+                   PARTS_MLP[] = {{"parts", parts_mlp}, {NULL, NULL}};
+
+/* --- A step of Mamba. --- */
+enum { M_X, M_WEIGHTS, M_CONV, M_H, M_Y };
+
+static size_t mamba_bytes(const tfb_idx *n) { /* C */
+    tfb_mamba_opts o = TFB_INIT;
+    o.channels = n[0];
+    return tfb_mamba_bytes(&o);
+}
+
+static void shape_mamba(job *j) {
+    j->t[M_X] = j->t[M_Y] = tfb_view3(NULL, TFB_F32, 1, 1, j->n[0]);
+    j->t[M_WEIGHTS] = tfb_view1(NULL, TFB_F32, (tfb_idx)(mamba_bytes(j->n) / 4));
+    j->t[M_CONV] = tfb_view2(NULL, TFB_F32, 1, 3 * 2 * j->n[0]);
+    j->t[M_H] = tfb_view2(NULL, TFB_F32, 1, 16 * 2 * j->n[0]);
+}
+
+static tfb_status move_weight(void *user, const char *name, tfb_tensor *t) {
+    const job *j = (const job *)user;
+    t->data = (char *)t->data + (size_t)j->copy * j->copy_bytes;
+    (void)name;
+    return TFB_OK;
+}
+
+static tfb_status ours_mamba(job *j) {
+    tfb_mamba m = j->mamba;
+    const tfb_mixer mixer = tfb_mamba_as_mixer(&m);
+    tfb_mixer_state state = TFB_INIT;
+    tfb_mix mix = TFB_INIT;
+    mixer.ops->params(&m, move_weight, j);
+    state.carried[0] = j->t[M_CONV];
+    state.carried[1] = j->t[M_H];
+    mix.q = mix.k = mix.v = &j->t[M_X];
+    mix.y = &j->t[M_Y];
+    return mixer.ops->step(j->ctx, &m, &mix, &state);
+}
+
+static double bytes_mamba(const tfb_idx *n) { /* of weights, once */
+    return (double)mamba_bytes(n);
+}
+
+static void mamba_reset(job *j) {
+    memset(j->t[M_CONV].data, 0, 4 * (size_t)tfb_numel(&j->t[M_CONV]));
+    memset(j->t[M_H].data, 0, 4 * (size_t)tfb_numel(&j->t[M_H]));
+}
+
 static void shape_rows(job *j) { /* rows C */
     j->t[0] = j->t[1] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[1]);
 }
@@ -952,6 +1135,10 @@ enum {
     KV_REORDER = 1 << 21 | 1 << 22,
     KV_RING = 1 << 23,
     KV_DECODE = 1 << 24,
+    SCAN = 1 << 25,
+    MHSA = 1 << 26,
+    MLP = 1 << 27,
+    MAMBA_STEP = 1 << 28,
     ATTENTIONS = ATTENTION | CAUSAL,
     LINEARS = LINEAR | LINEAR_PACKED,
     GEMMS = MATMUL | LINEARS
@@ -997,6 +1184,10 @@ static const workload WORKLOADS[] = {
      GATHER_REPEAT},
     {"kv_ring", STEPS, 0, shape_kv, kv_ring, NULL, one_step, NULL, MOVE},
     {"kv_decode", STEPS, 3, shape_kv, kv_decode, NULL, one_step, NULL, STEP},
+    {"scan", FLOPS, S_Y, shape_scan, ours_scan, NULL, flops_scan, NULL},
+    {"mhsa", FLOPS, B_Y, shape_mhsa, ours_mhsa, NULL, flops_mhsa, NULL, PARTS_MHSA},
+    {"mlp", FLOPS, B_Y, shape_mlp, ours_mlp, NULL, flops_mlp, NULL, PARTS_MLP},
+    {"mamba_step", READ, M_Y, shape_mamba, ours_mamba, NULL, bytes_mamba, NULL},
 };
 /* clang-format on */
 
@@ -1088,6 +1279,16 @@ static const struct row {
     {KV_APPEND | KV_DECODE, 0, {32, 1, 32, 8, 4096, 128}},
     {KV_REORDER, 0, {8, 4, 32, 8, 1024, 128}},
     {KV_RING, 0, {32, 1, 32, 8, 1024, 128}},
+    {SCAN, QUICK, {1, 256, 192, 16}},
+    {SCAN, 0, {1, 1024, 1536, 16}},
+    {SCAN, 0, {1, 4096, 1536, 16}},
+    {MHSA, QUICK, {1, 33, 192, 3}},
+    {MHSA, 0, {1, 197, 768, 12}},
+    {MHSA, 0, {1, 2448, 768, 12}},
+    {MLP, QUICK, {33, 192, 768, 16}},
+    {MLP, 0, {197, 768, 3072, 64}},
+    {MLP, 0, {2448, 768, 3072, 64}},
+    {MAMBA_STEP, COLD, {768}},
 };
 
 /* --- Jobs: data, and who works on it. --- */
@@ -1096,7 +1297,7 @@ typedef struct player {
     const char *isa;  /* the table to use, or NULL: a peer */
     const peer *peer; /* or NULL: ours */
     tfb_status (*ours)(job *j);
-    int rival; /* competes with the same table only */
+    int rival; /* 1: competes with the same table only, 2: with all tables */
 } player;
 
 typedef struct field {
@@ -1170,6 +1371,47 @@ static void job_pack(job *j) {
     j->t[T_PACK] = packed;
 }
 
+/* Weights small enough for outputs like the inputs, and their packs. */
+static void job_pack_block(job *j) {
+    int i, part;
+    tfb_idx k;
+    for (i = 0; i < j->copies; i++)
+        for (part = 0; part < 2; part++) {
+            tfb_tensor *w = &j->t[B_W0 + part], *pack = &j->t[B_PACK0 + part], made;
+            const float by = 1 / sqrtf((float)w->shape[1]);
+            const size_t bytes = tfb_pack_bytes(w->shape[0], w->shape[1], TFB_F32);
+            job_place(j, i);
+            for (k = 0; k < tfb_numel(w); k++) ((float *)w->data)[k] *= by;
+            if (tfb_pack(j->ctx, w, pack->data, bytes, &made) != TFB_OK)
+                stop(j->w->name, j->ctx->message);
+            if (i + 1 == j->copies) *pack = made;
+        }
+}
+
+static void job_mamba(job *j) {
+    tfb_mamba_opts o = TFB_INIT;
+    const size_t bytes = mamba_bytes(j->n);
+    void *first;
+    int i;
+    o.channels = j->n[0];
+    job_place(j, 0);
+    first = j->t[M_WEIGHTS].data;
+    if (tfb_mamba_init(j->ctx, &j->mamba, &o, first, bytes) != TFB_OK)
+        stop(j->w->name, j->ctx->message);
+    for (i = 0; i < j->copies; i++) {
+        job_place(j, i);
+        if (i) memcpy(j->t[M_WEIGHTS].data, first, bytes);
+        mamba_reset(j);
+    }
+}
+
+/* States that grow would soon be infinite. */
+static void job_decay(job *j) {
+    float *a = (float *)(void *)(j->data + j->at[S_A]);
+    tfb_idx i;
+    for (i = 0; i < tfb_numel(&j->t[S_A]); i++) a[i] = -8 * (a[i] + 1);
+}
+
 static void job_grow(job *j, size_t bytes) {
     if (bytes <= j->room) return;
     free(j->data);
@@ -1230,6 +1472,9 @@ static void job_make(job *j, const workload *w, const struct row *r) {
         if (j->t[i].dtype == TFB_F16 || j->t[i].dtype == TFB_BF16) job_round(j, i);
     if (w->layer && w->layer->parts & PACKED) job_pack(j);
     if (w->shape == shape_kv) kv_make(j);
+    if (w->shape == shape_scan) job_decay(j);
+    if (w->rivals == PARTS_MHSA || w->rivals == PARTS_MLP) job_pack_block(j);
+    if (w->shape == shape_mamba) job_mamba(j);
     job_place(j, 0);
 }
 
@@ -1252,13 +1497,16 @@ static int plays(const struct peer_row *p, const workload *w, const struct row *
 /* Who plays: the tables, the best one first; peers that know how. */
 static void field_enter(field *f, const workload *w, const struct row *r) {
     const int slow = f->tables > 1 && strcmp(f->isa[f->tables - 1], "scalar") == 0;
-    const int tables = f->tables - (slow && !(r->flags & QUICK));
+    const int apart = !(r->flags & QUICK) || w->shape == shape_scan;
+    const int tables = f->tables - (slow && apart);
     int i, k;
     f->players = 0;
     for (i = 0; i < tables; i++) add_player(f, f->isa[i], f->isa[i], NULL, w->ours, 0);
     for (k = 0; w->rivals && k < 2 && w->rivals[k].run; k++)
         for (i = 0; i < tables; i++)
             add_player(f, w->rivals[k].name, f->isa[i], NULL, w->rivals[k].run, 1);
+    if (slow && w->shape == shape_scan) /* no library has one */
+        add_player(f, "scalar", "scalar", NULL, w->ours, 2);
     for (i = 0; i < f->n_peers; i++)
         if (plays(f->peers[i].row, w, r))
             add_player(f, f->peers[i].row->name, NULL, &f->peers[i], NULL, 0);
@@ -1303,6 +1551,7 @@ static void field_check(field *f) {
         now = (float *)y->data;
         memset((void *)now, 255, 4 * count); /* NaN */
         field_select(f, i);
+        if (f->j.w->shape == shape_mamba) mamba_reset(&f->j);
         field_work(f, p);
         if (i == 0) memcpy((void *)first, now, 4 * count);
         if (p->isa && memcmp(first, now, 4 * count) != 0)
@@ -1384,7 +1633,8 @@ static void set_ratio(line *l, int i, double a, double b) {
 }
 
 /* M x N x K of products, behind the batches of a and of b where there are any;
- * B x H x G x T x S x D of attention; layers x B x H x G x S x D of caches; rows x C. */
+ * B x H x G x T x S x D of attention; layers x B x H x G x S x D of caches; rows x C;
+ * B x T x E x N of scans. */
 static void set_shape(line *l, int i, const job *j) {
     size_t used = 0;
     int d;
@@ -1449,7 +1699,7 @@ static void print_results(FILE *file, const field *f, const limits *l,
         if (p->peer || p->rival) continue;
         for (k = lines = 0; k < f->players; k++) {
             q = &f->p[k];
-            if (!q->peer && (!q->rival || q->isa != p->isa)) continue;
+            if (!q->peer && q->rival != 2 && (!q->rival || q->isa != p->isa)) continue;
             print_result(file, f, l, p, &c[i], q->name, c[k].median);
             lines++;
         }
@@ -1652,7 +1902,7 @@ static int to_int(const char *option, const char *text) {
 
 static void check_only(void) {
     size_t w;
-    if (!opt.only) return;
+    if (!opt.only || strcmp(opt.only, "limits") == 0) return;
     for (w = 0; w < sizeof WORKLOADS / sizeof *WORKLOADS; w++)
         if (strcmp(WORKLOADS[w].name, opt.only) == 0) return;
     stop("--only", "there is no such workload");

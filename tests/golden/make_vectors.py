@@ -388,34 +388,171 @@ def merge(n, b, h, t, dv):
           {"y": grouped(y, b, h), "lse": grouped(lse, b, h)})
 
 
+def quarter(w):
+    return [[v / 4 for v in row] for row in w]
+
+
+def rms(row, weight, eps):
+    root = math.sqrt(math.fsum(z * z for z in row) / len(row) + eps)
+    return [z / root * w for z, w in zip(row, weight)]
+
+
+def layer(x, n, h, g, d, o, first=0, interleaved=0, base=1e4):
+    """Self-attention of the samples in x: what the outputs are. o: as `visible`."""
+    y, keys, values = [], [], []
+    for sample in x["x"]:
+        qkv = project(sample, x["wqkv"], x.get("bqkv"))
+
+        def heads(at, count, weight, turn):
+            rows = [[row[(at + i) * d:(at + i + 1) * d] for i in range(count)]
+                    for row in qkv]
+            if turn and weight in x:
+                rows = [[rms(z, x[weight], 1e-5) for z in row] for row in rows]
+            return [[rotated(z, first + p, d, interleaved, base) for z in row]
+                    for p, row in enumerate(rows)] if turn else rows
+
+        q, k, v = heads(0, h, "qnw", 1), heads(h, g, "knw", 1), heads(h + g, g, "", 0)
+        rows = [[z for j in range(h)
+                 for z in attend(scores(o, {}, 0, j, i, q[i][j],
+                                        [t[j * g // h] for t in k]),
+                                 [t[j * g // h] for t in v])[0]] for i in range(n)]
+        y.append(project(rows, x["wo"], x.get("bo")))
+        keys.append(k)
+        values.append(v)
+    return {"y": y, "k": keys, "v": values}
+
+
 def decode(n, h, g, d, pieces):
     """Self-attention with rope; in pieces through a cache it must be the same."""
     c = h * d
-    x, w, wo = array(1, n, c), array((h + 2 * g) * d, c), array(c, c)
-    w = [[v / 4 for v in row] for row in w]
-    qkv = project(x[0], w, None)
-
-    def head(token, i):
-        return token[i * d:(i + 1) * d]
-
-    q = [[rotated(head(row, i), p, d, 0, 1e4) for i in range(h)]
-         for p, row in enumerate(qkv)]
-    k = [[rotated(head(row, h + i), p, d, 0, 1e4) for i in range(g)]
-         for p, row in enumerate(qkv)]
-    v = [[head(row, h + g + i) for i in range(g)] for row in qkv]
-    rows = []
-    for i in range(n):
-        row = []
-        for j in range(h):
-            kv = j * g // h
-            row += attend(scores({"causal": 1, "offset": 0}, {}, 0, j, i, q[i][j],
-                                 [t[kv] for t in k]), [t[kv] for t in v])[0]
-        rows.append(row)
+    x = {"x": array(1, n, c), "wqkv": quarter(array((h + 2 * g) * d, c)),
+         "wo": array(c, c)}
     write("decode", "kvdecode",
           {"heads": h, "kv_heads": g, "head_dim": d, "causal": 1, "rope": "half",
            "rope_base": 10000, "chunks": " ".join(map(str, [len(pieces)] + pieces))},
-          {"x": x, "wqkv": w, "wo": wo},
-          {"y": [project(rows, wo, None)], "k": [k], "v": [v]})
+          x, layer(x, n, h, g, d, {"causal": 1, "offset": 0}))
+
+
+def mha(name, b, n, h, g, d, window, first, normed):
+    """Biases, a window of so many keys (0: all), rope from token `first` on; RMS norm
+    of q and k."""
+    c, rows = h * d, (h + 2 * g) * d
+    x = {"x": array(b, n, c), "wqkv": quarter(array(rows, c)), "bqkv": array(rows),
+         "wo": array(c, c), "bo": array(c)}
+    if normed:
+        x.update({"qnw": array(d), "knw": array(d)})
+    write("mha_" + name, "mha",
+          {"heads": h, "kv_heads": g, "head_dim": d, "causal": 1,
+           "window_left": window - 1, "rope": "interleaved", "rope_base": 500,
+           "pos0": first, "qk_rms_eps": 1e-5}, x,
+          layer(x, n, h, g, d, {"causal": 1, "offset": 0, "window_left": window - 1},
+                first, 1, 500))
+
+
+# --- Convolution and scans: channels first, as their inventors have them, but ssd. ---
+def conv(name, b, e, t, k, act, before=False):
+    """before: k - 1 inputs of earlier calls."""
+    x, w, bias = single(array(b, e, t)), single(array(e, k)), array(e)
+    old = single(array(b, e, k - 1)) if before else [[[0.0] * (k - 1)] * e] * b
+    rows = [[p + q for p, q in zip(*two)] for two in zip(old, x)]
+    y = [[[FUNCTIONS[act](dot(w[i], row[j:j + k]) + bias[i]) for j in range(t)]
+          for i, row in enumerate(sample)] for sample in rows]
+    inputs, outputs = {"x": x, "w": w, "b": bias}, {"y": y}
+    if before:
+        inputs["before"] = old
+        outputs["last"] = [[row[t:] for row in sample] for sample in rows]
+    write("conv1d_" + name, "causal_conv1d", {"act": act}, inputs, outputs)
+
+
+def softplus(x):
+    return max(x, 0) + math.log1p(math.exp(-abs(x)))
+
+
+def scanned(h, x, delta, a, b, c):
+    """A channel's states h take one more token; returns what is read of them."""
+    for k in range(len(h)):
+        h[k] = math.exp(delta * a[k]) * h[k] + delta * x * b[k]
+    return dot(h, c)
+
+
+def decays(*shape):
+    return negative(array(*shape))
+
+
+def negative(x):
+    return [negative(y) for y in x] if isinstance(x, list) else -abs(x)
+
+
+def scan(name, bs, e, t, g, n, plus, full):
+    """full: with d, z, a bias of delta and states from earlier calls."""
+    u, delta, a = single(array(bs, e, t)), single(array(bs, e, t)), decays(e, n)
+    b, c = single(array(bs, g, n, t)), single(array(bs, g, n, t))
+    d, z, bias, h = array(e), array(bs, e, t), array(e), single(array(bs, e, n))
+    inputs = {"u": u, "delta": delta, "A": a, "B": b, "C": c}
+    if full:
+        inputs.update({"D": d, "z": z, "delta_bias": bias, "h0": h})
+    last = [[list(row) if full else [0.0] * n for row in sample] for sample in h]
+    y = [[[0.0] * t for _ in range(e)] for _ in range(bs)]
+    for s in range(bs):
+        for i in range(e):
+            at = i // (e // g)
+            for j in range(t):
+                step = delta[s][i][j] + (bias[i] if full else 0)
+                out = scanned(last[s][i], u[s][i][j], softplus(step) if plus else step,
+                              a[i], [r[j] for r in b[s][at]], [r[j] for r in c[s][at]])
+                if full:
+                    gate = z[s][i][j]
+                    out = (out + d[i] * u[s][i][j]) * gate * sigmoid(gate)
+                y[s][i][j] = out
+    write("scan_" + name, "selective_scan", {"softplus": int(plus)}, inputs,
+          {"y": y, "h_last": last})
+
+
+def ssd(name, bs, t, heads, p, g, n):
+    x, dt, a = single(array(bs, t, heads, p)), single(array(bs, t, heads)), decays(heads)
+    b, c = single(array(bs, t, g, n)), single(array(bs, t, g, n))
+    d, last = array(heads), single(array(bs, heads, p, n))
+    inputs = {"x": x, "dt": dt, "A": a, "B": b, "C": c, "D": d,
+              "h0": [[[list(r) for r in q] for q in s] for s in last]}
+    y = [[[[0.0] * p for _ in range(heads)] for _ in range(t)] for _ in range(bs)]
+    for s in range(bs):
+        for j in range(t):
+            for h in range(heads):
+                at = h // (heads // g)
+                for i in range(p):
+                    now = x[s][j][h][i]
+                    y[s][j][h][i] = d[h] * now + scanned(
+                        last[s][h][i], now, softplus(dt[s][j][h]), [a[h]] * n,
+                        b[s][j][at], c[s][j][at])
+    write("ssd_" + name, "ssd", {"softplus": 1}, inputs, {"y": y, "h_last": last})
+
+
+def mamba(name, bs, t, c, e, n, k, r):
+    """The block of Mamba: channels last, as SEMANTICS section 5.4 has it."""
+    x = {"x": array(bs, t, c), "w_in": quarter(array(2 * e, c)),
+         "conv_w": single(array(e, k)), "conv_b": array(e),
+         "w_x": quarter(array(r + 2 * n, e)), "w_dt": array(e, r), "b_dt": array(e),
+         "A_log": single(array(e, n)), "D": array(e), "w_out": array(c, e)}
+    a = [[-math.exp(z) for z in row] for row in x["A_log"]]
+    y, last, kept = [], [], []
+    for sample in x["x"]:
+        h, rows = [[0.0] * n for _ in range(e)], []
+        xz = project(sample, x["w_in"], None)
+        old = [[0.0] * (k - 1) + [row[i] for row in xz] for i in range(e)]
+        for j in range(t):
+            u = [dot(x["conv_w"][i], old[i][j:j + k]) + x["conv_b"][i] for i in range(e)]
+            u = [z * sigmoid(z) for z in u]
+            part = project([u], x["w_x"], None)[0]
+            dt = project([part[:r]], x["w_dt"], x["b_dt"])[0]
+            out = [scanned(h[i], u[i], softplus(dt[i]), a[i], part[r:r + n], part[r + n:])
+                   + x["D"][i] * u[i] for i in range(e)]
+            rows.append([o * z * sigmoid(z) for o, z in zip(out, xz[j][e:])])
+        y.append(project(rows, x["w_out"], None))
+        last.append(h)
+        kept.append([row[t:] for row in old])
+    write("mamba_" + name, "mamba_block",
+          {"d_inner": e, "d_state": n, "dt_rank": r, "d_conv": k}, x,
+          {"y": y, "h_last": last, "conv_state": kept})
 
 
 def main():
@@ -467,6 +604,16 @@ def main():
     merge(2, 1, 2, 3, 5)
     merge(3, 2, 2, 2, 3)
     l2norm(3, 21)
+    conv("plain", 1, 3, 7, 3, "identity")
+    conv("carried", 2, 2, 3, 5, "silu", before=True)
+    scan("plain", 1, 3, 6, 1, 2, True, False)
+    scan("carried", 2, 4, 5, 2, 3, True, True)
+    scan("bare_delta", 1, 2, 4, 1, 3, False, False)
+    ssd("groups", 2, 4, 4, 3, 2, 3)
+    mha("window_norm", 2, 7, 4, 2, 4, 3, 3, True)
+    mha("one_token", 1, 1, 2, 1, 6, 0, 0, False)
+    mamba("few_tokens", 2, 2, 5, 6, 3, 4, 2)
+    mamba("two_taps", 1, 7, 3, 4, 5, 2, 1)
 
 
 main()

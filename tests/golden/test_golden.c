@@ -588,6 +588,26 @@ static void attend_in_pieces(const ref_case *c, const tfb_tensor *q, const tfb_t
     tfb_kv_free(&kv);
 }
 
+/* RMS norm of q and k where the case has weights for it. */
+static void norm_of(const ref_case *c, tfb_qk_opts *qk) {
+    qk->q_weight = input(c, "qnw");
+    qk->k_weight = input(c, "knw");
+    qk->norm = qk->q_weight ? TFB_QK_NORM_RMS : TFB_QK_NORM_NONE;
+    qk->eps = (float)number(c, "qk_rms_eps", 0);
+    qk->eps_set = 1;
+}
+
+static void prepare_heads(const tfb_qk_opts *qk, const tfb_tensor *weight,
+                          tfb_tensor *t) {
+    tfb_norm_opts o;
+    memset(&o, 0, sizeof o);
+    o.weight = weight;
+    o.eps = qk->eps;
+    o.eps_set = 1;
+    if (qk->norm) CHECK_OK(&ctx, tfb_rmsnorm(&ctx, t, &o, t));
+    if (qk->rope) CHECK_OK(&ctx, tfb_rope(&ctx, t, qk->rope, t));
+}
+
 /* [B, N, (H + 2 G) D] to [B, N, H D]; k and v, if asked for, as they are after rope. */
 static tfb_tensor mix(const ref_case *c, tfb_tensor qkv, const char *pairing,
                       tfb_tensor *k_out, tfb_tensor *v_out) {
@@ -600,15 +620,16 @@ static tfb_tensor mix(const ref_case *c, tfb_tensor qkv, const char *pairing,
     tfb_attention_opts o = mask_of(c);
     tfb_qk_opts qk;
     memset(&qk, 0, sizeof qk);
-    if (strcmp(pairing, "none") != 0) { /* by attention itself, then beforehand */
-        qk.rope = &rope;
+    if (strcmp(pairing, "none") != 0) qk.rope = &rope;
+    norm_of(c, &qk);
+    if (qk.rope || qk.norm) { /* by attention itself, then beforehand */
         o.qk = &qk;
         again = fresh(3, all.shape);
         y = heads_of(&again, 0, H, D);
         CHECK_OK(&ctx, tfb_attention(&ctx, &q, &k, &v, &o, &y));
         o.qk = NULL;
-        CHECK_OK(&ctx, tfb_rope(&ctx, &q, &rope, &q));
-        CHECK_OK(&ctx, tfb_rope(&ctx, &k, &rope, &k));
+        prepare_heads(&qk, qk.q_weight, &q);
+        prepare_heads(&qk, qk.k_weight, &k);
     }
     y = heads_of(&all, 0, H, D);
     if (text(c, "chunks", NULL)) attend_in_pieces(c, &q, &k, &v, &y);
@@ -620,6 +641,68 @@ static tfb_tensor mix(const ref_case *c, tfb_tensor qkv, const char *pairing,
     return all;
 }
 
+/* --- The same layers as one block. --- */
+/* Forward, then in pieces with a state, which the caller frees: the bits of y. */
+static void same_by_block(const tfb_qkv *block, const tfb_tensor *x,
+                          const tfb_tensor *residual, const tfb_tensor *y,
+                          tfb_mixer_state *state) {
+    const tfb_idx T = x->shape[1];
+    tfb_tensor got = fresh(x->ndim, x->shape), from = *x, to = got, more = *x;
+    tfb_idx at = 0, n;
+    tfb_qkv_call call;
+    memset(&call, 0, sizeof call);
+    call.residual = residual;
+    CHECK_OK(&ctx, tfb_qkv_forward(&ctx, block, x, &call, &got));
+    CHECK_BITS((float *)got.data, (float *)y->data, tfb_numel(y), "tfb_qkv_forward");
+    memset(got.data, 0, (size_t)tfb_numel(y) * sizeof(float));
+    CHECK_OK(&ctx, tfb_mixer_state_init(&ctx, state, block, x->shape[0], T + (T == 0),
+                                        NULL, 0));
+    for (; at < T; at += n) {
+        n = t_int(1, T - at < 3 ? T - at : 3);
+        CHECK_OK(&ctx, tfb_slice(&ctx, x, 1, at, n, &from));
+        CHECK_OK(&ctx, tfb_slice(&ctx, &got, 1, at, n, &to));
+        if (residual) CHECK_OK(&ctx, tfb_slice(&ctx, residual, 1, at, n, &more));
+        if (residual) call.residual = &more;
+        CHECK_OK(&ctx, tfb_qkv_step(&ctx, block, state, &from, &call, &to));
+    }
+    CHECK_BITS((float *)got.data, (float *)y->data, tfb_numel(y), "tfb_qkv_step");
+}
+
+/* wqkv, attention and wo of a case, by the block with the attention mixer. */
+static void same_by_attention(const ref_case *c, const tfb_tensor *x, const char *pairing,
+                              const tfb_tensor *residual, const tfb_tensor *y) {
+    const tfb_idx D = whole(c, "head_dim", 1);
+    tfb_attention_mixer m;
+    tfb_mixer_state state;
+    tfb_qk_opts qk;
+    tfb_qkv b;
+    memset(&m, 0, sizeof m);
+    memset(&b, 0, sizeof b);
+    memset(&qk, 0, sizeof qk);
+    norm_of(c, &qk);
+    m.heads = whole(c, "heads", 1);
+    m.kv_heads = whole(c, "kv_heads", 0);
+    m.opts = mask_of(c);
+    m.opts.causal = TFB_CAUSAL_BOTTOM_RIGHT;
+    m.opts.offset_set = 0;
+    m.norm = qk.norm;
+    m.eps = qk.eps;
+    m.eps_set = qk.eps_set;
+    if (qk.norm) m.q_weight = *qk.q_weight;
+    if (qk.norm) m.k_weight = *qk.k_weight;
+    m.rotate = strcmp(pairing, "none") != 0;
+    m.rope = turn_of(c, pairing);
+    b.channels = m.heads * D;
+    b.kv_channels = (m.kv_heads ? m.kv_heads : m.heads) * D;
+    b.wqkv = need(c, 'i', "wqkv");
+    b.wout = need(c, 'i', "wo");
+    if (input(c, "bqkv")) b.bqkv = *input(c, "bqkv");
+    if (input(c, "bo")) b.bout = *input(c, "bo");
+    b.mixer = tfb_attention_as_mixer(&m);
+    same_by_block(&b, x, residual, y, &state);
+    tfb_mixer_state_free(&state);
+}
+
 static void run_mha(const ref_case *c) {
     const tfb_tensor x = need(c, 'i', "x"), w = need(c, 'i', "wqkv");
     const tfb_tensor wo = need(c, 'i', "wo");
@@ -627,10 +710,11 @@ static void run_mha(const ref_case *c) {
         project(&x, &w, input(c, "bqkv"), NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
     tfb_tensor k, v, all, y;
     const tfb_idx n = x.shape[1] + x.shape[2] + w.shape[0] + 32;
-    CHECK(!input(c, "mem") && !input(c, "qnw"), "cross attention or qk norm");
+    CHECK(!input(c, "mem"), "cross attention");
     all = mix(c, qkv, text(c, "rope", "none"), &k, &v);
     y = project(&all, &wo, input(c, "bo"), NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
     compare_chain(c, "y", &y, n);
+    same_by_attention(c, &x, text(c, "rope", "none"), NULL, &y);
     if (find(c, 'o', "k")) compare_chain(c, "k", &k, n);
     if (find(c, 'o', "v")) compare_chain(c, "v", &v, n);
 }
@@ -680,10 +764,12 @@ static void run_llama(const ref_case *c) {
     const tfb_tensor wo = need(c, 'i', "wo"), wd = need(c, 'i', "wd");
     const tfb_tensor wg = need(c, 'i', "wg"), wu = need(c, 'i', "wu");
     const tfb_tensor w = stacked(&wg, &wu);
-    tfb_tensor t = norm(c, &x, "n1w", ""), y;
+    const tfb_tensor normed = norm(c, &x, "n1w", "");
+    tfb_tensor t = normed, y;
     t = project(&t, &wqkv, NULL, NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
     t = mix(c, t, "interleaved", NULL, NULL);
     y = project(&t, &wo, NULL, &x, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    same_by_attention(c, &normed, "interleaved", &x, &y);
     t = norm(c, &y, "n2w", "");
     t = project(&t, &w, NULL, NULL, TFB_FN_SILU, TFB_GATE_HALVES);
     y = project(&t, &wd, NULL, &y, TFB_FN_IDENTITY, TFB_GATE_NONE);
@@ -694,26 +780,156 @@ static void run_gpt2(const ref_case *c) {
     const tfb_tensor x = need(c, 'i', "x"), wqkv = need(c, 'i', "wqkv");
     const tfb_tensor wo = need(c, 'i', "wo"), w1 = need(c, 'i', "w1");
     const tfb_tensor w2 = need(c, 'i', "w2");
-    tfb_tensor t = norm(c, &x, "ln1w", "ln1b"), y;
+    const tfb_tensor normed = norm(c, &x, "ln1w", "ln1b");
+    tfb_tensor t = normed, y;
     t = project(&t, &wqkv, input(c, "bqkv"), NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
     t = mix(c, t, "none", NULL, NULL);
     y = project(&t, &wo, input(c, "bo"), &x, TFB_FN_IDENTITY, TFB_GATE_NONE);
+    same_by_attention(c, &normed, "none", &x, &y);
     t = norm(c, &y, "ln2w", "ln2b");
     t = project(&t, &w1, input(c, "b1"), NULL, TFB_FN_GELU_TANH, TFB_GATE_NONE);
     y = project(&t, &w2, input(c, "b2"), &y, TFB_FN_IDENTITY, TFB_GATE_NONE);
     compare_chain(c, "y", &y, 4 * x.shape[2] + w2.shape[1] + x.shape[1] + 64);
 }
 
+/* --- Convolution and scans. The cases of the first two are channels first. --- */
+static tfb_tensor permuted(tfb_tensor t, int d0, int d1, int d2, int d3) {
+    int order[4];
+    order[0] = d0, order[1] = d1, order[2] = d2, order[3] = d3;
+    CHECK_OK(&ctx, tfb_permute(&ctx, &t, order, &t));
+    return t;
+}
+
+/* A state of the shape that the case says for after the call: at first `before` or 0. */
+static tfb_tensor carried_by(const ref_case *c, const char *before, const char *after) {
+    const tfb_tensor *from = input(c, before);
+    tfb_tensor t = result(c, after);
+    if (from) CHECK_OK(&ctx, tfb_copy(&ctx, from, &t));
+    return t;
+}
+
+static void run_conv1d(const ref_case *c) {
+    const tfb_tensor x = permuted(need(c, 'i', "x"), 0, 2, 1, 0);
+    const tfb_tensor w = need(c, 'i', "w");
+    tfb_tensor y = result(c, "y"), to = permuted(y, 0, 2, 1, 0), state, view;
+    const int carried = find(c, 'o', "last") != NULL;
+    tfb_conv1d_opts o;
+    memset(&o, 0, sizeof o);
+    o.bias = input(c, "b");
+    o.act = function_of(c);
+    if (carried) {
+        state = carried_by(c, "before", "last");
+        view = permuted(state, 0, 2, 1, 0);
+        o.state = &view;
+    }
+    CHECK_OK(&ctx, tfb_causal_conv1d(&ctx, &x, &w, &o, &to));
+    compare_chain(c, "y", &y, w.shape[1] + 8);
+    if (carried) compare_chain(c, "last", &state, 1); /* the inputs, in 12 digits */
+}
+
+/* A state sums over T tokens, a result over N states; exponents, softplus and silu. */
+static void run_scan(const ref_case *c) {
+    const int ssd = !strcmp(c->op, "ssd");
+    const tfb_tensor A = need(c, 'i', "A"), *z = input(c, "z");
+    tfb_tensor x = need(c, 'i', ssd ? "x" : "u"), b = need(c, 'i', "B"), y, to, gate;
+    tfb_tensor dt = need(c, 'i', ssd ? "dt" : "delta"), C = need(c, 'i', "C");
+    tfb_tensor h = carried_by(c, "h0", "h_last");
+    tfb_scan_opts o;
+    memset(&o, 0, sizeof o);
+    y = to = result(c, "y");
+    o.d = input(c, "D");
+    o.z = z;
+    o.dt_bias = input(c, "delta_bias");
+    o.softplus = whole(c, "softplus", 0) != 0;
+    o.state = &h;
+    if (ssd) {
+        CHECK_OK(&ctx, tfb_ssd(&ctx, &x, &dt, &A, &b, &C, &o, &to));
+    } else {
+        x = permuted(x, 0, 2, 1, 0);
+        dt = permuted(dt, 0, 2, 1, 0);
+        b = permuted(b, 0, 3, 1, 2);
+        C = permuted(C, 0, 3, 1, 2);
+        to = permuted(to, 0, 2, 1, 0);
+        if (z) gate = permuted(*z, 0, 2, 1, 0);
+        if (z) o.z = &gate;
+        CHECK_OK(&ctx, tfb_selective_scan(&ctx, &x, &dt, &A, &b, &C, &o, &to));
+    }
+    compare_chain(c, "y", &y, x.shape[1] + b.shape[3] + 16);
+    compare_chain(c, "h_last", &h, x.shape[1] + 16);
+}
+
+/* [n C, C]: the identity n times. */
+static tfb_tensor identities(tfb_idx n, tfb_idx C) {
+    const tfb_idx shape[2] = {n * C, C};
+    const tfb_tensor t = fresh(2, shape);
+    tfb_idx i;
+    for (i = 0; i < n * C; i++) ((float *)t.data)[i * C + i % C] = 1;
+    return t;
+}
+
+/* y = core(x): a block whose projections do nothing, then the state it leaves. */
+static void run_mamba(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x");
+    tfb_tensor y = result(c, "y"), h, conv;
+    tfb_mixer_state state;
+    tfb_idx n;
+    tfb_mamba m;
+    tfb_qkv b;
+    memset(&m, 0, sizeof m);
+    memset(&b, 0, sizeof b);
+    m.channels = b.channels = b.kv_channels = x.shape[2];
+    m.inner = whole(c, "d_inner", 0);
+    m.states = whole(c, "d_state", 0);
+    m.taps = whole(c, "d_conv", 0);
+    m.rank = whole(c, "dt_rank", 0);
+    m.core->w_in = need(c, 'i', "w_in");
+    m.core->conv_w = need(c, 'i', "conv_w");
+    m.core->conv_b = need(c, 'i', "conv_b");
+    m.core->w_x = need(c, 'i', "w_x");
+    m.core->w_dt = need(c, 'i', "w_dt");
+    m.core->b_dt = need(c, 'i', "b_dt");
+    m.core->a_log = need(c, 'i', "A_log");
+    m.core->d = need(c, 'i', "D");
+    m.core->w_out = need(c, 'i', "w_out");
+    b.wqkv = identities(3, m.channels);
+    b.wout = identities(1, m.channels);
+    b.mixer = tfb_mamba_as_mixer(&m);
+    n = m.channels + m.taps + 2 * m.inner + m.rank + x.shape[1] + m.states + 64;
+    CHECK_OK(&ctx, tfb_qkv_forward(&ctx, &b, &x, NULL, &y));
+    compare_chain(c, "y", &y, n);
+    same_by_block(&b, &x, NULL, &y, &state);
+    conv = tfb_view3(state.carried[0].data, TFB_F32, x.shape[0], m.taps - 1, m.inner);
+    conv = permuted(conv, 0, 2, 1, 0);
+    h = tfb_view3(state.carried[1].data, TFB_F32, x.shape[0], m.inner, m.states);
+    compare_chain(c, "conv_state", &conv, m.channels + 8);
+    compare_chain(c, "h_last", &h, n);
+    tfb_mixer_state_free(&state);
+}
+
 static const struct {
     const char *op;
     void (*run)(const ref_case *c);
-} operations[] = {
-    {"act", run_act},           {"matmul", run_matmul},       {"bmm", run_matmul},
-    {"gemm", run_gemm},         {"linear", run_linear},       {"layernorm", run_norm},
-    {"rmsnorm", run_norm},      {"l2norm", run_norm},         {"softmax", run_softmax},
-    {"rope", run_rope},         {"attention", run_attention}, {"merge", run_merge},
-    {"mha", run_mha},           {"kvdecode", run_mha},        {"ffn_glu", run_ffn_glu},
-    {"block_llama", run_llama}, {"block_gpt2", run_gpt2}};
+} operations[] = {{"act", run_act},
+                  {"matmul", run_matmul},
+                  {"bmm", run_matmul},
+                  {"gemm", run_gemm},
+                  {"linear", run_linear},
+                  {"layernorm", run_norm},
+                  {"rmsnorm", run_norm},
+                  {"l2norm", run_norm},
+                  {"softmax", run_softmax},
+                  {"rope", run_rope},
+                  {"attention", run_attention},
+                  {"merge", run_merge},
+                  {"mha", run_mha},
+                  {"kvdecode", run_mha},
+                  {"ffn_glu", run_ffn_glu},
+                  {"block_llama", run_llama},
+                  {"block_gpt2", run_gpt2},
+                  {"causal_conv1d", run_conv1d},
+                  {"selective_scan", run_scan},
+                  {"ssd", run_scan},
+                  {"mamba_block", run_mamba}};
 
 /* --- The cases. --- */
 #define GRADIENT "gradients are not in this version"
@@ -735,7 +951,7 @@ static const struct {
     {"block_gpt2", NULL},
     {"block_llama", NULL},
     {"bmm_7_1_8_3", NULL},
-    {"cconv_k4_silu", LATER},
+    {"cconv_k4_silu", NULL},
     {"ckconv_kernel_1d", LATER},
     {"conv1_causal_33", LATER},
     {"conv2_circ_16x12", LATER},
@@ -759,7 +975,7 @@ static const struct {
     {"ln_m2_c257_plain", NULL},
     {"ln_m4_c1000_resid", NULL},
     {"lnbwd_m5_c130", GRADIENT},
-    {"mamba_small", LATER},
+    {"mamba_small", NULL},
     {"matmul_m129_n1_k65_t11", NULL},
     {"matmul_m4_n4_k4_t00", NULL},
     {"mha_2_b2_n9_c32_h4", NULL},
@@ -772,11 +988,11 @@ static const struct {
     {"rmsbwd_m5_c130", GRADIENT},
     {"rope_half_2_d64_r64", NULL},
     {"rope_inter_4_d128_r128", NULL},
-    {"scan_full", LATER},
+    {"scan_full", NULL},
     {"scanbwd_small", GRADIENT},
     {"sinks", NULL},
     {"softmax_m3_n7", NULL},
-    {"ssd_groups", LATER},
+    {"ssd_groups", NULL},
     {"win_chunk", NULL},
     {"xatt_b1_h1_n1_m7_d8_v8", NULL},
     {"xent_m5_v7", LATER},

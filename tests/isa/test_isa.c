@@ -1092,6 +1092,133 @@ static void merge(void) {
     merge_case(3, 2, 600);
 }
 
+/* --- conv and scan: panels of 16 channels --- */
+static void conv_case(tfb_idx rows, tfb_idx taps, tfb_fn act) {
+    float *x = numbers((taps - 1 + rows) * 16, 1), *w = numbers(taps * 16, 1), *want;
+    tfb_idx t, l, j;
+    tfb__conv k;
+    poison(x, (taps - 1 + rows) * 16);
+    poison(w, taps * 16);
+    k.rows = rows;
+    k.taps = taps;
+    k.x = x;
+    k.w = w;
+    k.bias = numbers(16, 1);
+    k.y = room(rows * 16);
+    k.act = act;
+    want = room(rows * 16);
+    for (t = 0; t < rows; t++)
+        for (l = 0; l < 16; l++) {
+            float sum = 0, block = 0;
+            for (j = 0; j < taps; j++) {
+                block = TFB__FMA(w[j * 16 + l], x[(t + j) * 16 + l], block);
+                if (j % 256 != 255 && j < taps - 1) continue;
+                sum = j < 256 ? block : sum + block;
+                block = 0;
+            }
+            want[t * 16 + l] = TFB__FMA(1.0f, sum, k.bias[l]);
+        }
+    tfb__map_scalar(act, rows * 16, want, want);
+    isa->conv(&k);
+    CHECK_BITS(k.y, want, rows * 16, "conv rows %ld taps %ld act %d", (long)rows,
+               (long)taps, (int)act);
+    done("conv");
+}
+
+static void conv(void) {
+    static const tfb_idx taps[] = {1, 2, 3, 4, 5, 16, 33, 255, 256, 257, 513};
+    tfb_idx rows;
+    int i;
+    for (rows = 1; rows < 34; rows += rows < 10 ? 1 : 11)
+        for (i = 0; i < 11; i++) {
+            conv_case(rows, taps[i], TFB_FN_IDENTITY);
+            conv_case(rows, taps[i], (tfb_fn)t_int(0, TFB_FN_TANH));
+        }
+}
+
+/* kind: exponents of one sign, of both without and with softplus. */
+static void scan_numbers(tfb__scan *k, int kind) {
+    const tfb_idx n_a = (k->one ? 1 : k->n) * 16;
+    float *a = numbers(n_a, 3), *b, *c, *x = numbers(k->rows * 16, 1);
+    tfb_idx i;
+    for (i = 0; kind == 0 && i < n_a; i++)
+        if (a[i] > 0) a[i] = -a[i];
+    k->bs = k->n + t_int(0, 3);
+    k->cs = k->n + t_int(0, 3);
+    b = numbers((k->rows - 1) * k->bs + k->n, 1);
+    c = numbers((k->rows - 1) * k->cs + k->n, 1);
+    k->dt = numbers(k->rows * 16, t_int(0, 3) ? 1.0f : 40.0f);
+    k->h = numbers(k->n * 16, 1);
+    k->softplus = kind != 1;
+    poison(a, n_a);
+    poison(x, k->rows * 16);
+    poison(b, k->n);
+    poison(c, k->n);
+    poison(k->dt, k->rows * 16);
+    poison(k->h, k->n * 16);
+    k->a = a;
+    k->b = b;
+    k->c = c;
+    k->x = x;
+    k->z = maybe(k->rows * 16);
+    k->d = maybe(16);
+    k->bias = numbers(16, 1);
+}
+
+/* One row and lane; h is its states, 16 apart. */
+static float scan_one(const tfb__scan *k, tfb_idx t, tfb_idx l, float dt, float *h) {
+    const float sum = dt + k->bias[l],
+                delta = k->softplus ? tfb__softplus_scalar(sum) : sum;
+    const float x = k->x[t * 16 + l];
+    float y = 0;
+    tfb_idx i;
+    for (i = 0; i < k->n; i++) {
+        const float e = tfb__exp_scalar(delta * k->a[(k->one ? 0 : i * 16) + l]);
+        h[i * 16] = TFB__FMA(e, h[i * 16], (delta * x) * k->b[t * k->bs + i]);
+        y = TFB__FMA(h[i * 16], k->c[t * k->cs + i], y);
+    }
+    if (k->d) y = TFB__FMA(k->d[l], x, y);
+    return k->z ? y * tfb__silu_scalar(k->z[t * 16 + l]) : y;
+}
+
+static void scan_case(tfb_idx rows, tfb_idx n, int kind, int one) {
+    float *want, *want_h;
+    tfb_idx t, l;
+    tfb__scan k;
+    memset((void *)&k, 0, sizeof k);
+    k.rows = rows;
+    k.n = n;
+    k.one = one;
+    scan_numbers(&k, kind);
+    k.next[1] = nowhere(16); /* is announced, never read */
+    k.next_step[1] = 16;
+    k.dx = one ? room(rows * 16) : NULL;
+    k.y = room(rows * 16);
+    want = room(rows * 16);
+    want_h = copy_of(k.h, n * 16);
+    for (t = 0; t < rows; t++)
+        for (l = 0; l < 16; l++)
+            want[t * 16 + l] = scan_one(&k, t, l, k.dt[t * 16 + l], want_h + l);
+    isa->scan(&k);
+    CHECK_BITS(k.y, want, rows * 16, "scan rows %ld n %ld kind %d one %d", (long)rows,
+               (long)n, kind, one);
+    CHECK_BITS(k.h, want_h, n * 16, "states rows %ld n %ld kind %d one %d", (long)rows,
+               (long)n, kind, one);
+    done("scan");
+}
+
+static void scan(void) {
+    static const tfb_idx states[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 128};
+    int i, kind, one;
+    for (i = 0; i < 14; i++)
+        for (kind = 0; kind < 3; kind++)
+            for (one = 0; one < 2; one++) {
+                scan_case(1, states[i], kind, one);
+                scan_case(t_int(2, 12), states[i], kind, one);
+                scan_case(32, states[i], kind, one);
+            }
+}
+
 /* --- The table itself. --- */
 static void table(void) {
     tfb_ctx ctx;
@@ -1114,6 +1241,7 @@ static const kernel_test tests[] = {
     {"norm", norm},           {"softmax", softmax},
     {"turns", turns},         {"rotate", rotate},
     {"attention", attention}, {"merge", merge},
+    {"conv", conv},           {"scan", scan},
 };
 
 static void run_one(const char *name, const kernel_test *test) {

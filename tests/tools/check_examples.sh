@@ -1,6 +1,7 @@
 #!/bin/sh
-# Every teaching example: one plain cc line, the expected output, at most 60 lines; and
-# the README's program, pasted into an empty folder.
+# Every teaching example: one plain cc line, the expected output, at most 60 lines (80 of
+# those with a mixer, 100 for a whole network); and the README's program, pasted into an
+# empty folder.
 cd "$(dirname "$0")/../.." || exit 1
 dir=$PWD/build/check_examples
 mkdir -p "$dir"
@@ -14,7 +15,10 @@ for cc in gcc clang-14 tcc; do
         echo "skip examples_$cc: $cc is not installed"
         continue
     fi
-    for example in examples/0[1-47-9]_* examples/11_*; do
+    for example in examples/0[1-47-9]_* examples/1[1-5]_*; do
+        case $cc$example in # clang's turn is short: it optimises each program anew
+        clang*/0[2378]_* | clang*/1[134]_*) continue ;;
+        esac
         name=$(basename "$example")
         (cd "$example" && $cc -O2 main.c -o "$dir/$name") &&
             "$dir/$name" >"$dir/$name.txt" &&
@@ -46,8 +50,13 @@ for cc in gcc clang-14 tcc; do
 done
 
 for example in examples/0[1-46-9]_* examples/1*_*; do
-    [ "$(wc -l <"$example/main.c")" -le 60 ]
-    report "$(basename "$example")_at_most_60_lines" $?
+    case $example in
+    */13_* | */14_*) most=80 ;; # a mixer of one's own needs five functions
+    */15_vit) most=100 ;;
+    *) most=60 ;;
+    esac
+    [ "$(wc -l <"$example/main.c")" -le $most ]
+    report "$(basename "$example")_at_most_${most}_lines" $?
 done
 
 rm -rf "$dir/empty"

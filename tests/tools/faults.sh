@@ -269,6 +269,32 @@ scalar "a reciprocal for a division" test_isa softmax \
     's/TFB__VDIV(\(.*\), TFB__VSET1(sum))/TFB__VMUL(\1, TFB__VSET1(1 \/ sum))/'
 scalar "a contracted product" test_isa rotate 's/TFB__VMUL(b, minus))/TFB__VMUL(b, s))/'
 
+# --- Convolution and scans. ---
+scalar "taps run downwards" test_isa conv \
+    's/TFB__VLOAD(w + j \* 16)/TFB__VLOAD(w + (s->taps - 1 - j) * 16)/'
+scalar "blocks of taps before the last are forgotten" test_isa conv \
+    's/s0 = j0 ? TFB__VADD(s0, b0) : b0/s0 = b0/'
+scalar "every fourth row of a convolution is the third" test_isa conv \
+    's/TFB__VLOAD(x + j \* 16 + 48), b3/TFB__VLOAD(x + j * 16 + 32), b3/'
+scalar "a state that is decayed, rounded and fed" test_isa scan \
+    's/v = TFB__VFMA(e, \(TFB__VLOAD(h + k \* TFB__PANEL)\), v)/v = e * \1 + v/'
+scalar "a token is fed as delta (x b)" test_isa scan \
+    's/v = TFB__VMUL(dx, TFB__VSET1(b\[k\]))/v = d * (s->x[t * 16 + l] * b[k])/'
+scalar "every exponent counts as negative" test_isa scan \
+    's/else if (up) TFB__CALL(/else if (0) TFB__CALL(/'
+scalar "a sum over states that begins at the last four" test_isa scan \
+    's/TFB__VF y = k ? TFB__VLOAD(.*;/TFB__VF y = 0;/'
+scalar "the gate before d x" test_isa scan \
+    's/if (s->d) y = TFB__VFMA(.*;/if (s->z) y *= tfb__silu_scalar(s->z[at]);&/' \
+    's/if (s->z) y = TFB__VMUL(y, TFB__FN(silu)(.*;//'
+hash "a state of the first inputs" \
+    's/(const void \*)(m->x + k\.rows \* TFB__PANEL),/m->x,/'
+hash "every channel reads the first group" \
+    's|h / g_heads, k\.rows, room\.b|0, k.rows, room.b|'
+hash "all panels of a task share their states" 's/all\.h += i \* N \* TFB__PANEL;//'
+hash "bias before softplus is forgotten" \
+    's/TFB__VADD(TFB__VLOAD(s->dt + i), bias)/TFB__VLOAD(s->dt + i)/'
+
 # --- Vector tables only. ---
 case $(uname -m) in
 x86_64 | i?86 | amd64) ;;

@@ -9,7 +9,7 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 limit=
-if command -v timeout >/dev/null 2>&1; then limit="timeout 900"; fi
+if command -v timeout >/dev/null 2>&1; then limit="timeout 1800"; fi
 
 add_up='
 /^ok / { ok++; last = ", after: " $0; next }

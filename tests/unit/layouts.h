@@ -1,5 +1,5 @@
-/* layouts.h - what test_linear.c and test_norms.c share: tensors laid out in many ways,
- * calls whose arguments are wrong in many ways. */
+/* layouts.h - what test_linear.c, test_norms.c, test_chunks.c and test_scan.c share:
+ * tensors laid out in many ways, calls whose arguments are wrong in many ways. */
 #ifndef LAYOUTS_H
 #define LAYOUTS_H
 
@@ -64,7 +64,7 @@ static void box_reset(box *b) {
 }
 
 /* Puts values that arithmetic treats specially into a few places. */
-static void box_spoil(box *b, int count) {
+TFB__UNUSED static void box_spoil(box *b, int count) {
     const float odd[] = {-0.0f,     0.0f,   TFB__FLT_INF, -TFB__FLT_INF,
                          FLT_MAX,   1e-40f, -FLT_MAX,     tfb__float_of(0x7FC00001u),
                          -1.5e-38f, 1e-30f, 3e19f};
@@ -73,14 +73,14 @@ static void box_spoil(box *b, int count) {
 }
 
 /* --- Bad input. Every tensor of a call in turn is replaced by something wrong. --- */
-#define MOST_ARGS 6
+#define MOST_ARGS 10
 
 typedef struct call {
     const char *names[MOST_ARGS];
     int optional[MOST_ARGS], n;
     tfb_status (*run)(tfb_ctx *ctx, tfb_tensor **t);
     tfb_tensor t[MOST_ARGS];
-    float mem[128];
+    float mem[256];
     int32_t ints[8];
 } call;
 
@@ -101,7 +101,7 @@ static void call_refused(call *c, int which, tfb_tensor *instead, tfb_status cod
 }
 
 /* What any tensor argument can have wrong. */
-static void call_refuses_any(call *c) {
+TFB__UNUSED static void call_refuses_any(call *c) {
     static const char *const texts[] = {
         " is NULL",        ".ndim is 7",    ".ndim is -1",          ".dtype is 99",
         ".shape[0] is -1", ".data is NULL", ".data is not aligned", " is U8",
@@ -139,7 +139,7 @@ typedef struct wrong {
     const char *text;
 } wrong;
 
-static void call_refuses(call *c, const wrong *list, int n) {
+TFB__UNUSED static void call_refuses(call *c, const wrong *list, int n) {
     int i;
     for (i = 0; i < n; i++) {
         tfb_tensor bad = list[i].t;
@@ -147,7 +147,7 @@ static void call_refuses(call *c, const wrong *list, int n) {
     }
 }
 
-static tfb_tensor with_extent(tfb_tensor t, int dim, tfb_idx n) {
+TFB__UNUSED static tfb_tensor with_extent(tfb_tensor t, int dim, tfb_idx n) {
     t.shape[dim] = n;
     return t;
 }
@@ -157,12 +157,12 @@ static tfb_tensor with_stride(tfb_tensor t, int dim, tfb_idx stride) {
     return t;
 }
 
-static tfb_tensor with_data(tfb_tensor t, void *data) {
+TFB__UNUSED static tfb_tensor with_data(tfb_tensor t, void *data) {
     t.data = data;
     return t;
 }
 
-static tfb_tensor with_rank(tfb_tensor t, int ndim) {
+TFB__UNUSED static tfb_tensor with_rank(tfb_tensor t, int ndim) {
     int i;
     for (i = t.ndim > 0 ? t.ndim : 0; i < ndim && i < TFB_MAX_DIMS; i++)
         t.shape[i] = t.stride[i] = 1;

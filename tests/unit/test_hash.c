@@ -557,6 +557,162 @@ static uint64_t hash_merge(tfb_ctx *ctx, int n) {
     return hash_tensor(ctx, status, &all);
 }
 
+enum { CARRIED = 1000 }; /* added to taps: with a state, whose end counts too */
+
+static uint64_t hash_conv1d(tfb_ctx *ctx, int arg) {
+    const tfb_idx B = 2, T = 37, E = 35, K = arg % CARRIED, n = B * T * E;
+    tfb_tensor x = tfb_view3(noise(n, 107, 0.00390625f), TFB_F32, B, T, E);
+    tfb_tensor w = tfb_view2(noise(E * K, 109, 0.001953125f), TFB_F32, E, K);
+    tfb_tensor bias = tfb_view1(noise(E, 113, 0.001953125f), TFB_F32, E);
+    float *out = noise(n + B * (K - 1) * E, 127, 0.00390625f);
+    tfb_tensor y = tfb_view3(out, TFB_F32, B, T, E), all = tfb_view1(out, TFB_F32, n);
+    tfb_tensor state = tfb_view3(out + n, TFB_F32, B, K - 1, E);
+    tfb_conv1d_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.bias = &bias;
+    o.act = TFB_FN_SILU;
+    if (arg >= CARRIED) o.state = &state, all.shape[0] += tfb_numel(&state);
+    return hash_tensor(ctx, tfb_causal_conv1d(ctx, &x, &w, &o, &y), &all);
+}
+
+/* Decays -5/4 to -1/4, so that no state becomes tiny. */
+static float *decays(tfb_idx n) {
+    float *p = noise(n, 131, 0.0009765625f);
+    tfb_idx i;
+    for (i = 0; i < n; i++) p[i] = p[i] - 0.75f;
+    return p;
+}
+
+/* 2 samples of 21 tokens, 4 groups of 19 channels; ssd: 4 heads of 19, in 2 groups. */
+static uint64_t hash_scan(tfb_ctx *ctx, int ssd) {
+    const tfb_idx B = 2, T = 21, H = 4, P = 19, G = ssd ? 2 : 4, E = H * P, N = 7;
+    const tfb_idx n = B * T * E, wide = ssd ? H : E;
+    tfb_tensor x = tfb_view3(noise(n, 137, 0.00390625f), TFB_F32, B, T, E);
+    tfb_tensor z = tfb_view3(noise(n, 139, 0.00390625f), TFB_F32, B, T, E);
+    tfb_tensor dt = tfb_view3(noise(B * T * wide, 149, 0.00390625f), TFB_F32, B, T, wide);
+    tfb_tensor a = tfb_view2(decays(E * N), TFB_F32, E, N);
+    tfb_tensor b = tfb_view4(noise(B * T * G * N, 151, 0.00390625f), TFB_F32, B, T, G, N);
+    tfb_tensor c = tfb_view4(noise(B * T * G * N, 157, 0.00390625f), TFB_F32, B, T, G, N);
+    tfb_tensor d = tfb_view1(noise(wide, 163, 0.00390625f), TFB_F32, wide);
+    tfb_tensor bias = tfb_view1(noise(wide, 167, 0.001953125f), TFB_F32, wide);
+    float *out = noise(n + B * E * N, 173, 0.00390625f);
+    tfb_tensor y = tfb_view3(out, TFB_F32, B, T, E);
+    tfb_tensor state = tfb_view3(out + n, TFB_F32, B, E, N);
+    tfb_tensor all = tfb_view1(out, TFB_F32, n + B * E * N);
+    tfb_scan_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.d = &d;
+    o.z = &z;
+    o.dt_bias = &bias;
+    o.softplus = 1;
+    o.state = &state;
+    if (!ssd)
+        return hash_tensor(ctx, tfb_selective_scan(ctx, &x, &dt, &a, &b, &c, &o, &y),
+                           &all);
+    a = tfb_view1(a.data, TFB_F32, H);
+    x = tfb_view4(x.data, TFB_F32, B, T, H, P);
+    y = tfb_view4(y.data, TFB_F32, B, T, H, P);
+    z = tfb_view4(z.data, TFB_F32, B, T, H, P);
+    state = tfb_view4(state.data, TFB_F32, B, H, P, N);
+    return hash_tensor(ctx, tfb_ssd(ctx, &x, &dt, &a, &b, &c, &o, &y), &all);
+}
+
+/* --- Random numbers, blocks and their parameters. --- */
+static uint64_t hash_uniform(tfb_ctx *ctx, int arg) {
+    const uint64_t seed = ((uint64_t)0x01234567u << 32) | 0x89ABCDEFu;
+    const uint64_t first = ((uint64_t)1 << 32) - 500; /* the upper word counts too */
+    tfb_tensor y = tfb_view2(room(1000), TFB_F32, 40, 25);
+    (void)arg;
+    return hash_tensor(ctx, tfb_uniform(ctx, seed, first, -0.75f, 1.5f, &y), &y);
+}
+
+enum { BLOCK_MAMBA = 1, BLOCK_STEP = 2, BLOCK_SAVE = 4 };
+enum { BLOCK_C = 32, BLOCK_T = 21 };
+
+/* 4 heads of 8, 2 of keys; forward over a grid, step with a window. */
+static const tfb_qkv *attention_block(tfb_ctx *ctx, int step) {
+    static tfb_mhsa m;
+    tfb_rope_opts rope;
+    tfb_mhsa_opts o;
+    memset((void *)&rope, 0, sizeof rope);
+    memset((void *)&o, 0, sizeof o);
+    o.channels = BLOCK_C;
+    o.heads = 4;
+    o.kv_heads = 2;
+    o.bias = 1;
+    o.causal = step ? TFB_CAUSAL_BOTTOM_RIGHT : TFB_CAUSAL_NONE;
+    o.window = step ? 9 : 0;
+    o.norm = step ? TFB_QK_NORM_L2 : TFB_QK_NORM_RMS;
+    o.rope = &rope;
+    o.seed = 17;
+    CHECK_OK(ctx, tfb_mhsa_init(ctx, &m, &o, room((tfb_idx)tfb_mhsa_bytes(&o) / 4),
+                                tfb_mhsa_bytes(&o)));
+    return &m.block;
+}
+
+/* Forward in both directions, step in one. */
+static const tfb_qkv *mamba_block(tfb_ctx *ctx, int step) {
+    static tfb_mamba m;
+    static tfb_qkv block;
+    tfb_mamba_opts o;
+    tfb_qkv_opts q;
+    memset((void *)&o, 0, sizeof o);
+    memset((void *)&q, 0, sizeof q);
+    o.channels = q.channels = BLOCK_C;
+    o.bidirectional = !step;
+    o.seed = 19;
+    q.seed = 23;
+    q.mixer = tfb_mamba_as_mixer(&m);
+    CHECK_OK(ctx, tfb_mamba_init(ctx, &m, &o, room((tfb_idx)tfb_mamba_bytes(&o) / 4),
+                                 tfb_mamba_bytes(&o)));
+    CHECK_OK(ctx, tfb_qkv_init(ctx, &block, &q, room((tfb_idx)tfb_qkv_bytes(&q) / 4),
+                               tfb_qkv_bytes(&q)));
+    return &block;
+}
+
+/* Uneven pieces; one of them is taken back and done again. */
+static tfb_status in_steps(tfb_ctx *ctx, const tfb_qkv *block, const tfb_tensor *x,
+                           tfb_tensor *y) {
+    const size_t bytes = tfb_mixer_state_bytes(block, 2, BLOCK_T);
+    tfb_mixer_state state;
+    tfb_tensor from, to;
+    int at, n;
+    CHECK_OK(ctx, tfb_mixer_state_init(ctx, &state, block, 2, BLOCK_T,
+                                       room((tfb_idx)bytes / 4), bytes));
+    for (at = 0; at < BLOCK_T; at += n) {
+        n = TFB__MIN(1 + at / 3, BLOCK_T - at);
+        CHECK_OK(ctx, tfb_slice(ctx, x, 1, at, n, &from));
+        CHECK_OK(ctx, tfb_slice(ctx, y, 1, at, n, &to));
+        CHECK_OK(ctx, tfb_mixer_state_mark(ctx, &state));
+        CHECK_OK(ctx, tfb_qkv_step(ctx, block, &state, &from, NULL, &to));
+        if (at == 3) {
+            CHECK_OK(ctx, tfb_mixer_state_rollback(ctx, &state));
+            CHECK_OK(ctx, tfb_qkv_step(ctx, block, &state, &from, NULL, &to));
+        }
+        tfb_mixer_state_commit(&state);
+    }
+    return TFB_OK;
+}
+
+static uint64_t hash_block(tfb_ctx *ctx, int arg) {
+    const tfb_idx n = 2 * BLOCK_T * BLOCK_C;
+    const tfb_qkv *block =
+        (arg & BLOCK_MAMBA ? mamba_block : attention_block)(ctx, arg & BLOCK_STEP);
+    tfb_tensor x = tfb_view3(noise(n, 179, 0.00390625f), TFB_F32, 2, BLOCK_T, BLOCK_C);
+    tfb_tensor y = tfb_view3(room(n), TFB_F32, 2, BLOCK_T, BLOCK_C);
+    if (arg & BLOCK_SAVE) {
+        tfb_qkv copy = *block;
+        const size_t bytes = tfb_params_bytes(tfb_qkv_params, &copy);
+        unsigned char *p = (unsigned char *)(void *)room((tfb_idx)(bytes + 3) / 4);
+        CHECK_OK(ctx, tfb_params_save(ctx, tfb_qkv_params, &copy, p, bytes));
+        return hash_bytes(p, bytes);
+    }
+    if (arg & BLOCK_STEP) return hash_tensor(ctx, in_steps(ctx, block, &x, &y), &y);
+    x = tfb_view4(x.data, TFB_F32, 2, 3, BLOCK_T / 3, BLOCK_C);
+    y = tfb_view4(y.data, TFB_F32, 2, 3, BLOCK_T / 3, BLOCK_C);
+    return hash_tensor(ctx, tfb_qkv_forward(ctx, block, &x, NULL, &y), &y);
+}
+
 static const struct hashed {
     const char *name;
     uint64_t (*run)(tfb_ctx *ctx, int arg);
@@ -620,6 +776,17 @@ static const struct hashed {
      WEIGHTS | TWO_SIDED | BIAS | SOFTCAP | SINKS | QK},
     {"merge_state", hash_merge, 2},
     {"merge_states", hash_merge, 4},
+    {"causal_conv1d", hash_conv1d, 4},
+    {"causal_conv1d_state", hash_conv1d, 270 + CARRIED},
+    {"selective_scan", hash_scan, 0},
+    {"ssd", hash_scan, 1},
+    {"uniform", hash_uniform, 0},
+    {"qkv_attention", hash_block, 0},
+    {"qkv_mamba", hash_block, BLOCK_MAMBA},
+    {"qkv_step_attention", hash_block, BLOCK_STEP},
+    {"qkv_step_mamba", hash_block, BLOCK_MAMBA | BLOCK_STEP},
+    {"params_save_attention", hash_block, BLOCK_SAVE},
+    {"params_save_mamba", hash_block, BLOCK_MAMBA | BLOCK_SAVE},
 };
 #define HASHED ((int)(sizeof hashed / sizeof *hashed))
 
