@@ -19,13 +19,13 @@
  * packed product of the same M, N and K, of the same table: the ratio is what fusing
  * costs. The peer "scalar" of scans is our scalar table; their flops count an exponential
  * as one. The peer "naive" is attention by hand with a library's products, softmax in
- * between. Rows kv_.. are steps with a cache of keys and values; their peer "concat" copies
- * all rows into a new tensor for each token, "gather" copies those of all beams, "move"
- * shifts a window by a row, and "append" is our append alone: ours over it is its share
- * of a step. The peer "parts" of mhsa and mlp is the calls they consist of, without the
- * block around them and without chunks; mamba_step is held to reading its weights once.
- * --only limits measures no workload. --sweep looks for sizes that are slower than their
- * neighbours instead.
+ * between. Rows kv_.. are steps with a cache of keys and values; their peer "concat"
+ * copies all rows into a new tensor for each token, "gather" copies those of all beams,
+ * "move" shifts a window by a row, and "append" is our append alone: ours over it is
+ * its share of a step. The peer "parts" of mhsa and mlp is the calls they consist of,
+ * without the block around them and without chunks; mamba_step is held to reading its
+ * weights once. --only limits measures no workload. --sweep looks for sizes that are
+ * slower than their neighbours instead.
  *
  * To add a workload: a row in WORKLOADS and its shapes in ROWS. To add a peer: a row in
  * PEERS. To add the peak of an instruction set: a row in PEAKS. */
