@@ -10681,8 +10681,15 @@ typedef struct tfb__params {
     uint64_t count;
 } tfb__params;
 
+static size_t
+tfb__text_length(const char *text) { /* strlen would need more than memory */
+    size_t n = 0;
+    while (text[n]) n++;
+    return n;
+}
+
 static int tfb__params_same_name(tfb__kv_bytes *f, const char *name) {
-    const size_t length = strlen(name);
+    const size_t length = tfb__text_length(name);
     const uint64_t have = tfb__kv_read(f, 8);
     size_t i;
     int same = have == length;
@@ -10694,7 +10701,7 @@ static int tfb__params_same_name(tfb__kv_bytes *f, const char *name) {
 }
 
 static void tfb__params_name(tfb__kv_bytes *f, const char *name) {
-    const size_t length = strlen(name);
+    const size_t length = tfb__text_length(name);
     size_t i;
     tfb__kv_write(f, length, 8);
     for (i = 0; i < (length + 7) / 8 * 8; i++)
