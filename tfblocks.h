@@ -1551,6 +1551,13 @@ static tfb_status tfb__scratch_ready(tfb_ctx *ctx, const char *fn) {
                      (tfb_idx)ctx->mem_bytes, (tfb_idx)ctx->scratch_last);
 }
 
+/* One block for all that calls inside are going to take; 0: it is not to be had. */
+static int tfb__scratch_reserve(tfb_ctx *ctx, size_t need) {
+    const tfb__block *b = ctx->block;
+    if (b ? b->bytes - b->used >= need : need == 0) return 1;
+    return tfb__block_new(ctx, need) != NULL;
+}
+
 /* Gives back what was taken since mark. The outermost call keeps one block, large enough
  * for the next call of the same shapes. */
 static tfb_status tfb__scratch_end(tfb_ctx *ctx, tfb__mark mark, tfb_status status) {
@@ -7757,9 +7764,9 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
  * of the layer; what it allocates hangs there until all is certain. */
 
 /* --- Sizes and places. --- */
-#define TFB__KV_PAGE                                                                     \
-    64 /* rows of a page, a tile of attention; but a static cache without
-                           a window has all rows on one */
+/* Rows of a page, a tile of attention; but a static cache without a window has all rows
+ * on one. */
+#define TFB__KV_PAGE 64
 
 static tfb_idx tfb__kv_v_dim(const tfb_kv_shape *s) {
     return s->v_dim ? s->v_dim : s->head_dim;
@@ -7854,6 +7861,13 @@ static void tfb__kv_push_all(tfb_kv_layer *l, tfb_kv_row *r) {
         if (r->pages[i]) tfb__kv_push(l, r->pages[i]);
         r->pages[i] = NULL;
     }
+}
+
+/* How many pages a sample has. */
+static tfb_idx tfb__kv_owned(const tfb_kv_layer *l, const tfb_kv_row *r) {
+    tfb_idx owned = 0, i;
+    for (i = 0; i < l->pages; i++) owned += r->pages[i] != NULL;
+    return owned;
 }
 
 /* Pages begin where cache lines do; before them stands what is to be given back. */
@@ -8224,16 +8238,13 @@ TFB_API tfb_idx tfb_kv_batch(const tfb_kv *kv, int layer) {
 
 TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
     const tfb_kv_layer *l;
-    tfb_idx least = PTRDIFF_MAX, b, i;
+    tfb_idx least = PTRDIFF_MAX, b;
     if (!kv || layer < 0 || layer >= kv->layers) return 0;
     l = kv->layer + layer;
     if (l->shape.window) return l->shape.window + l->shape.pinned;
     if (kv->is_static) return l->shape.max_tokens;
-    for (b = 0; b < l->shape.batch; b++) {
-        tfb_idx pages = 0;
-        for (i = 0; i < l->pages; i++) pages += l->row[b].pages[i] != NULL;
-        least = TFB__MIN(least, pages * l->page);
-    }
+    for (b = 0; b < l->shape.batch; b++)
+        least = TFB__MIN(least, tfb__kv_owned(l, l->row + b) * l->page);
     return l->touched ? least : 0;
 }
 
@@ -8850,49 +8861,50 @@ static tfb_kv_row tfb__kv_cropped(const tfb_kv_layer *l, const tfb_kv_row *r, tf
     return to;
 }
 
-TFB_API tfb_status tfb_kv_crop(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
-                               const tfb_tensor *each) {
-    const char *fn = "tfb_kv_crop";
+/* A sample of which only the last n rows stay, and the pinned ones. */
+static tfb_kv_row tfb__kv_kept_last(const tfb_kv_layer *l, const tfb_kv_row *r,
+                                    tfb_idx n) {
+    tfb_kv_row to = *r;
+    if (n < r->end - tfb__kv_from(&l->shape, r->first, r->end)) to.first = r->end - n;
+    return to;
+}
+
+/* All samples of all layers, or none. */
+static tfb_status tfb__kv_shorten(tfb_ctx *ctx, const char *fn, tfb_kv *kv, tfb_idx n,
+                                  const tfb_tensor *each, int last) {
     tfb_idx b;
     int i, change;
-    TFB__ENTER(ctx);
     TFB__TRY(tfb__kv_check(ctx, fn, kv));
     TFB__TRY(tfb__kv_check_each(ctx, fn, "each", kv, each, 0));
     for (change = 0; change < 2 && !ctx->measuring; change++)
         for (i = 0; i < kv->layers; i++)
             for (b = 0; b < kv->layer[i].shape.batch; b++) {
-                tfb_kv_row *r = kv->layer[i].row + b;
-                const tfb_kv_row to =
-                    tfb__kv_cropped(kv->layer + i, r, tfb__kv_each(each, b, n));
-                TFB__REQUIRE(!kv->marked || to.end >= TFB__MIN(r->end, r->mark_end), ctx,
-                             TFB_ERR_RANGE,
-                             "%s: sample %d of layer %d was longer at the mark", fn, b,
-                             (tfb_idx)i);
-                if (change) *r = to;
+                const tfb_kv_layer *l = kv->layer + i;
+                const tfb_idx keep = tfb__kv_each(each, b, n);
+                tfb_kv_row to;
+                TFB__REQUIRE(!last || keep >= 0, ctx, TFB_ERR_RANGE,
+                             "%s: %d rows of sample %d", fn, keep, b);
+                to = last ? tfb__kv_kept_last(l, l->row + b, keep)
+                          : tfb__kv_cropped(l, l->row + b, keep);
+                TFB__REQUIRE(
+                    !kv->marked || to.end >= TFB__MIN(l->row[b].end, to.mark_end), ctx,
+                    TFB_ERR_RANGE, "%s: sample %d of layer %d was longer at the mark", fn,
+                    b, (tfb_idx)i);
+                if (change) l->row[b] = to;
             }
     return TFB_OK;
 }
 
+TFB_API tfb_status tfb_kv_crop(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
+                               const tfb_tensor *each) {
+    TFB__ENTER(ctx);
+    return tfb__kv_shorten(ctx, "tfb_kv_crop", kv, n, each, 0);
+}
+
 TFB_API tfb_status tfb_kv_keep_last(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
                                     const tfb_tensor *each) {
-    const char *fn = "tfb_kv_keep_last";
-    tfb_idx b;
-    int i, change;
     TFB__ENTER(ctx);
-    TFB__TRY(tfb__kv_check(ctx, fn, kv));
-    TFB__TRY(tfb__kv_check_each(ctx, fn, "each", kv, each, 0));
-    for (change = 0; change < 2 && !ctx->measuring; change++)
-        for (i = 0; i < kv->layers; i++)
-            for (b = 0; b < kv->layer[i].shape.batch; b++) {
-                tfb_kv_row *r = kv->layer[i].row + b;
-                const tfb_kv_shape *s = &kv->layer[i].shape;
-                const tfb_idx from = tfb__kv_from(s, r->first, r->end);
-                const tfb_idx keep = tfb__kv_each(each, b, n);
-                TFB__REQUIRE(keep >= 0, ctx, TFB_ERR_RANGE, "%s: %d rows of sample %d",
-                             fn, keep, b);
-                if (change && keep < r->end - from) r->first = r->end - keep;
-            }
-    return TFB_OK;
+    return tfb__kv_shorten(ctx, "tfb_kv_keep_last", kv, n, each, 1);
 }
 
 /* --- Other samples. --- */
@@ -8903,10 +8915,10 @@ static tfb_status tfb__kv_check_unmarked(tfb_ctx *ctx, const char *fn, const tfb
     return TFB_OK;
 }
 
-/* Which sample becomes sample i of a new batch of n; owner[s] says who took its pages. */
+/* Which sample becomes sample i of a new batch; owner[s] says who took its pages. */
 typedef struct tfb__kv_choice {
     const tfb_tensor *index;
-    tfb_idx repeats, n; /* n of the layer at hand */
+    tfb_idx repeats;
     tfb_kv_layer *next; /* a copy of every layer, cache after cache */
     tfb_kv_row *was;
     tfb_idx *owner;
@@ -8926,11 +8938,10 @@ static tfb_idx tfb__kv_chosen(const tfb__kv_choice *c, const tfb_kv_layer *l) {
 static tfb_idx tfb__kv_choice_lack(const tfb__kv_choice *c, tfb_kv_layer *l, tfb_idx n) {
     tfb_idx lack = 0, b, i;
     for (b = 0; b < l->rows; b++) {
-        const tfb_idx all = l->pages;
         tfb_idx uses = 0;
         for (i = 0; b < l->shape.batch && i < n; i++) uses += tfb__kv_source(c, i) == b;
         if (uses) lack += (uses - 1) * tfb__kv_copy_pages(l, l->row + b, NULL);
-        for (i = 0; !uses && i < all; i++) lack -= l->row[b].pages[i] != NULL;
+        else lack -= tfb__kv_owned(l, l->row + b);
     }
     return lack;
 }
@@ -9131,10 +9142,10 @@ TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx ds
     if (status != TFB_OK || ctx->measuring) return tfb__scratch_end(ctx, mark, status);
     memcpy((void *)next, (const void *)kv->layer, (size_t)kv->layers * sizeof *next);
     for (i = 0; i < kv->layers && status == TFB_OK; i++) {
-        tfb_idx lack, at;
+        tfb_idx lack;
         if (!next[i].touched) continue;
         lack = tfb__kv_copy_pages(next + i, next[i].row + src, NULL);
-        for (at = 0; at < next[i].pages; at++) lack -= next[i].row[dst].pages[at] != NULL;
+        lack -= tfb__kv_owned(next + i, next[i].row + dst);
         status = tfb__kv_reserve(ctx, fn, kv, next + i, lack);
     }
     for (i = 0; i < kv->layers; i++) {
@@ -9318,6 +9329,45 @@ static uint64_t tfb__kv_sum(const char *from, size_t size) {
     return sum;
 }
 
+/* How every save begins: magic, version, the sum of all behind it, its bytes. */
+static void tfb__save_begin(tfb__kv_bytes *f, void *mem, const char *magic,
+                            uint64_t version, size_t need) {
+    memset((void *)f, 0, sizeof *f);
+    f->to = (char *)mem;
+    f->size = need;
+    memcpy(mem, magic, 8);
+    f->at = 8;
+    tfb__kv_write(f, version, 8);
+    f->at = 24;
+    tfb__kv_write(f, (uint64_t)need, 8);
+}
+
+static void tfb__save_end(tfb__kv_bytes *f) {
+    f->at = 16;
+    tfb__kv_write(f, tfb__kv_sum(f->to + 24, f->size - 24), 8);
+}
+
+/* Reads that, and sees that nothing has changed since; what: what should be there. */
+static tfb_status tfb__load_begin(tfb_ctx *ctx, const char *fn, tfb__kv_bytes *f,
+                                  const char *magic, const char *what, uint64_t expected,
+                                  size_t head) {
+    uint64_t version, sum, size;
+    TFB__REQUIRE(f->size >= head && !memcmp(f->from, magic, 8), ctx, TFB_ERR_FORMAT,
+                 "%s: the bytes are no saved %s", fn, what);
+    f->at = 8;
+    version = tfb__kv_read(f, 8);
+    sum = tfb__kv_read(f, 8);
+    size = tfb__kv_read(f, 8);
+    TFB__REQUIRE(version == expected, ctx, TFB_ERR_FORMAT, "%s: version %d is not known",
+                 fn, (tfb_idx)(version & 0xFFFF));
+    TFB__REQUIRE(size >= head && size <= f->size && size % 8 == 0, ctx, TFB_ERR_FORMAT,
+                 "%s: the save is cut off", fn);
+    f->size = (size_t)size;
+    TFB__REQUIRE(sum == tfb__kv_sum(f->from + 24, f->size - 24), ctx, TFB_ERR_FORMAT,
+                 "%s: the bytes have changed since they were saved", fn);
+    return TFB_OK;
+}
+
 /* Bytes of the rows of one sample. */
 static size_t tfb__kv_sample_bytes(const tfb_kv_shape *s, tfb_idx rows, tfb_dtype dtype) {
     size_t n = tfb__size_mul((size_t)s->kv_heads, (size_t)rows);
@@ -9399,39 +9449,20 @@ TFB_API tfb_status tfb_kv_save(tfb_ctx *ctx, const tfb_kv *kv, void *mem,
     to = tfb_view1(mem, TFB_U8, (tfb_idx)need);
     TFB__TRY(tfb__kv_check_alias(ctx, fn, "mem", kv, &to));
     if (ctx->measuring) return TFB_OK;
-    memset((void *)&f, 0, sizeof f);
-    f.to = (char *)mem;
-    memcpy(mem, "TFBKVSAV", 8);
-    f.at = 8;
-    tfb__kv_write(&f, TFB__KV_SAVE_VERSION, 8);
-    f.at = 24;
-    tfb__kv_write(&f, (uint64_t)need, 8);
+    tfb__save_begin(&f, mem, "TFBKVSAV", TFB__KV_SAVE_VERSION, need);
     tfb__kv_write(&f, (uint64_t)(unsigned)kv->dtype, 4);
     tfb__kv_write(&f, (uint64_t)(unsigned)kv->layers, 4);
     tfb__kv_write(&f, (uint64_t)(unsigned)kv->ragged, 8);
     tfb__kv_save_layers(kv, &f);
-    f.at = 16;
-    tfb__kv_write(&f, tfb__kv_sum(f.to + 24, need - 24), 8);
+    tfb__save_end(&f);
     return TFB_OK;
 }
 
 /* The head, and that nothing has changed since. */
 static tfb_status tfb__kv_load_head(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
                                     tfb__kv_bytes *f) {
-    uint64_t version, sum, size;
-    TFB__REQUIRE(f->size >= TFB__KV_SAVE_HEAD && !memcmp(f->from, "TFBKVSAV", 8), ctx,
-                 TFB_ERR_FORMAT, "%s: the bytes are no saved cache", fn);
-    f->at = 8;
-    version = tfb__kv_read(f, 8);
-    sum = tfb__kv_read(f, 8);
-    size = tfb__kv_read(f, 8);
-    TFB__REQUIRE(version == TFB__KV_SAVE_VERSION, ctx, TFB_ERR_FORMAT,
-                 "%s: version %d is not known", fn, (tfb_idx)(version & 0xFFFF));
-    TFB__REQUIRE(size >= TFB__KV_SAVE_HEAD && size <= f->size && size % 8 == 0, ctx,
-                 TFB_ERR_FORMAT, "%s: the save is cut off", fn);
-    f->size = (size_t)size;
-    TFB__REQUIRE(sum == tfb__kv_sum(f->from + 24, f->size - 24), ctx, TFB_ERR_FORMAT,
-                 "%s: the bytes have changed since they were saved", fn);
+    TFB__TRY(tfb__load_begin(ctx, fn, f, "TFBKVSAV", "cache", TFB__KV_SAVE_VERSION,
+                             TFB__KV_SAVE_HEAD));
     TFB__REQUIRE(tfb__kv_read(f, 4) == (uint64_t)(unsigned)kv->dtype, ctx, TFB_ERR_DTYPE,
                  "%s: rows of another dtype were saved", fn);
     TFB__REQUIRE(tfb__kv_read(f, 4) == (uint64_t)(unsigned)kv->layers, ctx, TFB_ERR_SHAPE,
@@ -9528,7 +9559,7 @@ static tfb_status tfb__kv_load_states(tfb_ctx *ctx, const char *fn, const tfb_kv
 /* Everything that can fail: all layers as they will be, in copies. */
 static tfb_status tfb__kv_load_prepare(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
                                        tfb_kv_layer *next, tfb__kv_bytes *f) {
-    tfb_idx b, j, pages, need;
+    tfb_idx b, pages, need;
     int i, touched;
     for (i = 0; i < kv->layers; i++) {
         const tfb_kv_layer *l = kv->layer + i;
@@ -9538,8 +9569,7 @@ static tfb_status tfb__kv_load_prepare(tfb_ctx *ctx, const char *fn, const tfb_k
         if (!touched) continue;
         TFB__TRY(tfb__kv_touch(ctx, fn, kv, next + i, &s));
         TFB__TRY(tfb__kv_load_states(ctx, fn, kv, next + i, f, &pages, &need));
-        for (b = 0; b < l->rows; b++)
-            for (j = 0; j < l->pages; j++) need -= l->row[b].pages[j] != NULL;
+        for (b = 0; b < l->rows; b++) need -= tfb__kv_owned(l, l->row + b);
         if (kv->is_static) continue;
         TFB__TRY(tfb__kv_reserve(ctx, fn, kv, next + i, need));
         TFB__TRY(tfb__kv_widen(ctx, fn, kv, l, next + i, s.batch, pages));
@@ -9792,9 +9822,7 @@ static tfb_status tfb__chunk_fail(tfb_ctx *ctx, const tfb__chunks *g, tfb_idx in
  * is gone by now, and each chunk would allocate it again. Without it they do. */
 static void tfb__chunk_reserve(tfb_ctx *ctx) {
     const size_t need = ctx->scratch_last - ctx->used;
-    if (!ctx->alloc || ctx->measuring) return;
-    if (ctx->block ? ctx->block->bytes - ctx->block->used < need : need > 0)
-        tfb__block_new(ctx, need);
+    if (ctx->alloc && !ctx->measuring) tfb__scratch_reserve(ctx, need);
 }
 
 /* A measuring context calls the first and the last chunk: which needs more is not known,
@@ -10669,7 +10697,7 @@ TFB_API int64_t tfb_params_count(tfb_params_fn params, void *module) {
  * its name's length, name, rank, extents, values; numbers have 8 bytes, names and values
  * are filled up to 8. */
 #define TFB__PARAMS_VERSION 1u
-#define TFB__PARAMS_SUMMED  24 /* where what the sum covers begins */
+#define TFB__PARAMS_HEAD    40
 
 enum { TFB__PARAMS_WRITE, TFB__PARAMS_COMPARE, TFB__PARAMS_READ };
 
@@ -10761,7 +10789,7 @@ TFB_API size_t tfb_params_bytes(tfb_params_fn params, void *module) {
     memset((void *)&p, 0, sizeof p);
     p.ctx = &ctx;
     p.fn = "";
-    p.file.at = TFB__PARAMS_SUMMED + 16;
+    p.file.at = TFB__PARAMS_HEAD;
     if (!params || !module) return 0;
     return params(module, tfb__params_visit, &p) == TFB_OK ? p.file.at : 0;
 }
@@ -10779,24 +10807,16 @@ TFB_API tfb_status tfb_params_save(tfb_ctx *ctx, tfb_params_fn params, void *mod
     memset((void *)&p, 0, sizeof p);
     p.ctx = ctx;
     p.fn = fn;
-    p.file.at = TFB__PARAMS_SUMMED + 16;
+    p.file.at = TFB__PARAMS_HEAD;
     TFB__TRY(params(module, tfb__params_visit, &p));
     need = p.file.at;
     TFB__REQUIRE(mem_bytes >= need, ctx, TFB_ERR_RANGE, "%s: mem_bytes is %d, needs %d",
                  fn, (tfb_idx)mem_bytes, (tfb_idx)need);
     if (ctx->measuring) return TFB_OK;
-    p.file.to = (char *)mem;
-    p.file.at = 8;
-    memcpy(mem, "TFBPARAM", 8);
-    tfb__kv_write(&p.file, TFB__PARAMS_VERSION, 8);
-    p.file.at = TFB__PARAMS_SUMMED;
-    tfb__kv_write(&p.file, (uint64_t)need, 8);
+    tfb__save_begin(&p.file, mem, "TFBPARAM", TFB__PARAMS_VERSION, need);
     tfb__kv_write(&p.file, p.count, 8);
     TFB__TRY(params(module, tfb__params_visit, &p));
-    p.file.at = 16;
-    tfb__kv_write(&p.file,
-                  tfb__kv_sum(p.file.to + TFB__PARAMS_SUMMED, need - TFB__PARAMS_SUMMED),
-                  8);
+    tfb__save_end(&p.file);
     return TFB_OK;
 }
 
@@ -10804,7 +10824,7 @@ TFB_API tfb_status tfb_params_load(tfb_ctx *ctx, tfb_params_fn params, void *mod
                                    const void *mem, size_t mem_bytes) {
     const char *fn = "tfb_params_load";
     tfb__params p;
-    uint64_t version, sum, size, count;
+    uint64_t count;
     TFB__ENTER(ctx);
     TFB__REQUIRE(params && module && mem, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
                  !params   ? "params"
@@ -10816,24 +10836,11 @@ TFB_API tfb_status tfb_params_load(tfb_ctx *ctx, tfb_params_fn params, void *mod
     p.fn = fn;
     p.file.from = (const char *)mem;
     p.file.size = mem_bytes;
-    TFB__REQUIRE(mem_bytes >= TFB__PARAMS_SUMMED + 16 && !memcmp(mem, "TFBPARAM", 8), ctx,
-                 TFB_ERR_FORMAT, "%s: the bytes are no saved parameters", fn);
-    p.file.at = 8;
-    version = tfb__kv_read(&p.file, 8);
-    sum = tfb__kv_read(&p.file, 8);
-    size = tfb__kv_read(&p.file, 8);
+    TFB__TRY(tfb__load_begin(ctx, fn, &p.file, "TFBPARAM", "parameters",
+                             TFB__PARAMS_VERSION, TFB__PARAMS_HEAD));
     count = tfb__kv_read(&p.file, 8);
-    TFB__REQUIRE(version == TFB__PARAMS_VERSION, ctx, TFB_ERR_FORMAT,
-                 "%s: version %d is not known", fn, (tfb_idx)(version & 0xFFFF));
-    TFB__REQUIRE(size >= TFB__PARAMS_SUMMED + 16 && size <= mem_bytes && size % 8 == 0,
-                 ctx, TFB_ERR_FORMAT, "%s: the save is cut off", fn);
-    p.file.size = (size_t)size;
-    TFB__REQUIRE(sum == tfb__kv_sum(p.file.from + TFB__PARAMS_SUMMED,
-                                    p.file.size - TFB__PARAMS_SUMMED),
-                 ctx, TFB_ERR_FORMAT, "%s: the bytes have changed since they were saved",
-                 fn);
     for (p.doing = TFB__PARAMS_COMPARE; p.doing <= TFB__PARAMS_READ; p.doing++) {
-        p.file.at = TFB__PARAMS_SUMMED + 16;
+        p.file.at = TFB__PARAMS_HEAD;
         p.count = 0;
         TFB__TRY(params(module, tfb__params_visit, &p));
         TFB__REQUIRE(p.count == count && p.file.at == p.file.size, ctx, TFB_ERR_SHAPE,
@@ -11424,7 +11431,6 @@ static tfb_status tfb__step_reserve(tfb_ctx *ctx, const char *fn, const tfb_qkv 
                                     tfb_mixer_state *state, const tfb_tensor *x,
                                     const tfb_qkv_call *call, tfb_tensor *y) {
     tfb_ctx probe = *ctx;
-    tfb__block *b = ctx->block;
     tfb_status status;
     size_t need;
     probe.measuring = 1;
@@ -11439,8 +11445,7 @@ static tfb_status tfb__step_reserve(tfb_ctx *ctx, const char *fn, const tfb_qkv 
                      (tfb_idx)probe.scratch_last);
         return TFB_OK;
     }
-    if (b && b->bytes - b->used >= need) return TFB_OK;
-    TFB__REQUIRE(tfb__block_new(ctx, need), ctx, TFB_ERR_MEMORY,
+    TFB__REQUIRE(tfb__scratch_reserve(ctx, need), ctx, TFB_ERR_MEMORY,
                  "%s: %d bytes of scratch are not to be had", fn, (tfb_idx)need);
     return TFB_OK;
 }

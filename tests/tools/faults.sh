@@ -313,7 +313,7 @@ kv ops "gaps are not zeroed" \
 kv ops "rollback forgets what keep_last dropped" 's/r->first = r->mark_first;//'
 kv ops "crop of n < 0 keeps them all" 's/TFB__MAX(0, have + n)/have/'
 kv ops "keep_last keeps one more" \
-    's/r->first = r->end - keep;/r->first = r->end - keep - 1;/'
+    's/to.first = r->end - n;/to.first = r->end - n - 1;/'
 kv ops "a repeat is not copied" 's/if (i < n) tfb__kv_copy_pages(l, from, l->row + i);//'
 kv ops "fork copies nothing" 's/tfb__kv_copy_pages(l, l->row + src, l->row + dst);//'
 kv ops "shift leaves out the last row" \
