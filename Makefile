@@ -5,6 +5,7 @@ TORCH   = /usr/bin/python3
 CFLAGS  = -std=c99 -O2 -g1
 WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef \
           -Wcast-qual -Wstrict-prototypes -Wdouble-promotion -Wvla -Werror
+LINKED  = -DTFB__TABLES=2
 SANE    = -std=c99 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
 
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
@@ -68,17 +69,26 @@ build/bench: tests/bench/bench.c tfblocks.h
 	@mkdir -p $(@D)
 	@$(CC) -O2 -I. $< -o $@ -ldl -lm
 
-build/cc/%: %.c $(DEPS)
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(WARN) -I. $< -o $@ -lm -lpthread
+build/cc/%: %.c $(DEPS) build/cc/tables.o
+	$(CC) $(CFLAGS) $(WARN) $(LINKED) -I. $< build/cc/tables.o -o $@ -lm -lpthread
 
-build/clang/%: %.c $(DEPS)
+build/cc/tables.o: tests/tables.c tfblocks.h
 	@mkdir -p $(@D)
-	$(CLANG) $(CFLAGS) $(WARN) -I. $< -o $@ -lm -lpthread
+	$(CC) $(CFLAGS) $(WARN) -I. -c $< -o $@
 
-build/sane/%: %.c $(DEPS)
+build/clang/%: %.c $(DEPS) build/clang/tables.o
+	$(CLANG) $(CFLAGS) $(WARN) $(LINKED) -I. $< build/clang/tables.o -o $@ -lm -lpthread
+
+build/clang/tables.o: tests/tables.c tfblocks.h
 	@mkdir -p $(@D)
-	$(CC) $(SANE) -I. $< -o $@ -lm -lpthread
+	$(CLANG) $(CFLAGS) $(WARN) -I. -c $< -o $@
+
+build/sane/%: %.c $(DEPS) build/sane/tables.o
+	$(CC) $(SANE) $(LINKED) -I. $< build/sane/tables.o -o $@ -lm -lpthread
+
+build/sane/tables.o: tests/tables.c tfblocks.h
+	@mkdir -p $(@D)
+	$(CC) $(SANE) -I. -c $< -o $@
 
 .PHONY: help run test quick build-tests bench bench-torch bench-vit bench-plot format \
     clean

@@ -2497,42 +2497,47 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 /* ===== [8] ISA PASSES =============================================================== */
 /* Sections 9 to 11 are read once per instruction set inside a target region. */
 
-#if TFB__X86
-#define TFB__PASS TFB__PASS_AVX512
+/* A region is compiled for the features named; pragmas come from macros so that a pass is
+ * five lines. gcc 12's own AVX-512 intrinsics set off two warnings (gcc bug 105593). */
+#define TFB__PRAGMA(x) _Pragma(#x)
 #ifdef __clang__
-#pragma clang attribute push(                                                            \
-    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))),         \
-    apply_to = function)
-#include TFB_SELF
-#pragma clang attribute pop
+#define TFB__REGION(features)                                                            \
+    TFB__PRAGMA(clang attribute push(__attribute__((target(features))),                  \
+                                     apply_to = function))
+#define TFB__REGION_END TFB__PRAGMA(clang attribute pop)
 #else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
-#pragma GCC diagnostic push /* gcc 12's own intrinsics set it off: gcc bug 105593 */
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#include TFB_SELF
-#pragma GCC diagnostic pop
-#pragma GCC pop_options
+#define TFB__REGION(features)                                                            \
+    TFB__PRAGMA(GCC push_options)                                                        \
+    TFB__PRAGMA(GCC target(features))                                                    \
+    TFB__PRAGMA(GCC diagnostic push)                                                     \
+    TFB__PRAGMA(GCC diagnostic ignored "-Wmaybe-uninitialized")                          \
+    TFB__PRAGMA(GCC diagnostic ignored "-Wuninitialized")
+#define TFB__REGION_END                                                                  \
+    TFB__PRAGMA(GCC diagnostic pop)                                                      \
+    TFB__PRAGMA(GCC pop_options)
 #endif
+
+/* Test programs are many and tables slow to compile: with TFB__TABLES 1 an object offers
+ * its tables, with 2 it takes those of such an object. */
+#ifndef TFB__TABLES
+#define TFB__TABLES 0
+#endif
+
+#if TFB__X86 && TFB__TABLES != 2
+#define TFB__PASS TFB__PASS_AVX512
+TFB__REGION("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")
+#include TFB_SELF
+TFB__REGION_END
 #undef TFB__PASS
 
 #define TFB__PASS TFB__PASS_AVX2
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))),                   \
-                             apply_to = function)
+TFB__REGION("avx2,fma,f16c")
 #include TFB_SELF
-#pragma clang attribute pop
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#include TFB_SELF
-#pragma GCC pop_options
-#endif
+TFB__REGION_END
 #undef TFB__PASS
 #endif
 
-#if TFB__NEON
+#if TFB__NEON && TFB__TABLES != 2
 #define TFB__PASS TFB__PASS_NEON
 #include TFB_SELF
 #undef TFB__PASS
@@ -4732,7 +4737,12 @@ static void TFB__FN(scan)(const tfb__scan *s) {
     }
 }
 
+#if TFB__PASS != TFB__PASS_SCALAR && TFB__TABLES
+extern const tfb__kernels TFB__FN(kernels);
+const tfb__kernels TFB__FN(kernels) = {
+#else
 static const tfb__kernels TFB__FN(kernels) = {
+#endif
 #define TFB__STRING2(x) #x
 #define TFB__STRING(x)  TFB__STRING2(x)
     TFB__STRING(TFB__SUFFIX),
@@ -4771,12 +4781,13 @@ typedef struct tfb__isa_row {
     const char *why;
 } tfb__isa_row;
 
-#if !TFB__X86
-#define tfb__kernels_avx512 tfb__kernels_scalar
-#define tfb__kernels_avx2   tfb__kernels_scalar
-#endif
-#if !TFB__NEON
-#define tfb__kernels_neon tfb__kernels_scalar
+#define TFB__IF_0(x)
+#define TFB__IF_1(x) x
+#if TFB__TABLES == 2
+#define TFB__ISA_EXTERN(isa, built, cpu_need, reason)                                    \
+    TFB__CAT(TFB__IF_, built)(extern const tfb__kernels tfb__kernels_##isa;)
+TFB__ISA_LIST(TFB__ISA_EXTERN)
+#undef TFB__ISA_EXTERN
 #endif
 
 /* Row i of TFB__ISA_LIST; 0 past the last. */
@@ -4785,7 +4796,8 @@ static int tfb__isa_row_get(int i, tfb__isa_row *row) {
 #define TFB__ISA_ROW(isa, built, cpu_need, reason)                                       \
     if (at++ == i) {                                                                     \
         row->name = #isa;                                                                \
-        row->kernels = (built) ? &tfb__kernels_##isa : NULL;                             \
+        row->kernels = NULL;                                                             \
+        TFB__CAT(TFB__IF_, built)(row->kernels = &tfb__kernels_##isa;)                   \
         row->need = cpu_need;                                                            \
         row->why = (built) ? reason : "not in this build (compiler, target or switch)";  \
         return 1;                                                                        \
