@@ -2502,8 +2502,8 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #define TFB__PRAGMA(x) _Pragma(#x)
 #ifdef __clang__
 #define TFB__REGION(features)                                                            \
-    TFB__PRAGMA(clang attribute push(__attribute__((target(features))),                  \
-                                     apply_to = function))
+    TFB__PRAGMA(                                                                         \
+        clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TFB__REGION_END TFB__PRAGMA(clang attribute pop)
 #else
 #define TFB__REGION(features)                                                            \
@@ -4797,8 +4797,8 @@ static int tfb__isa_row_get(int i, tfb__isa_row *row) {
     if (at++ == i) {                                                                     \
         row->name = #isa;                                                                \
         row->kernels = NULL;                                                             \
-        TFB__CAT(TFB__IF_, built)(row->kernels = &tfb__kernels_##isa;)                   \
-        row->need = cpu_need;                                                            \
+        TFB__CAT(TFB__IF_, built)                                                        \
+        (row->kernels = &tfb__kernels_##isa;) row->need = cpu_need;                      \
         row->why = (built) ? reason : "not in this build (compiler, target or switch)";  \
         return 1;                                                                        \
     }
