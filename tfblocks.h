@@ -4781,11 +4781,11 @@ typedef struct tfb__isa_row {
     const char *why;
 } tfb__isa_row;
 
-#define TFB__IF_0(x)
-#define TFB__IF_1(x) x
+#define TFB__PICK_0(a, b) b
+#define TFB__PICK_1(a, b) a
 #if TFB__TABLES == 2
 #define TFB__ISA_EXTERN(isa, built, cpu_need, reason)                                    \
-    TFB__CAT(TFB__IF_, built)(extern const tfb__kernels tfb__kernels_##isa;)
+    TFB__CAT(TFB__PICK_, built)(extern const tfb__kernels tfb__kernels_##isa;, )
 TFB__ISA_LIST(TFB__ISA_EXTERN)
 #undef TFB__ISA_EXTERN
 #endif
@@ -4796,9 +4796,8 @@ static int tfb__isa_row_get(int i, tfb__isa_row *row) {
 #define TFB__ISA_ROW(isa, built, cpu_need, reason)                                       \
     if (at++ == i) {                                                                     \
         row->name = #isa;                                                                \
-        row->kernels = NULL;                                                             \
-        TFB__CAT(TFB__IF_, built)                                                        \
-        (row->kernels = &tfb__kernels_##isa;) row->need = cpu_need;                      \
+        row->kernels = TFB__CAT(TFB__PICK_, built)(&tfb__kernels_##isa, NULL);           \
+        row->need = cpu_need;                                                            \
         row->why = (built) ? reason : "not in this build (compiler, target or switch)";  \
         return 1;                                                                        \
     }
