@@ -1189,10 +1189,49 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 #define TFB__X86 0
 #endif
 
-#if TFB__GNU && !defined(TFB_SCALAR) && defined(__AARCH64EL__)
+/* Which tables this build has. Without a run-time test there are those whose instructions
+ * the whole build may use anyway. SSE2 and WebAssembly have no fma. */
+#if TFB__X86 && !defined(TFB_EXACT)
+#define TFB__SSE2 1
+#else
+#define TFB__SSE2 0
+#endif
+
+#if TFB__GNU && !defined(TFB_SCALAR) &&                                                  \
+    (defined(__AARCH64EL__) ||                                                           \
+     (defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA) && defined(__ARMEL__)))
 #define TFB__NEON 1
 #else
 #define TFB__NEON 0
+#endif
+
+#if TFB__NEON &&                                                                         \
+    (defined(__ARM_FEATURE_SVE) || (defined(__AARCH64EL__) && defined(__linux__) &&      \
+                                    (!defined(__clang__) || __clang_major__ >= 16)))
+#define TFB__SVE 1
+#else
+#define TFB__SVE 0
+#endif
+
+#if TFB__GNU && !defined(TFB_SCALAR) && defined(__riscv) &&                              \
+    (defined(__riscv_v) ||                                                               \
+     (defined(__clang__) && __clang_major__ >= 19 && defined(__linux__)))
+#define TFB__RVV 1
+#else
+#define TFB__RVV 0
+#endif
+
+#if TFB__GNU && !defined(TFB_SCALAR) && !defined(TFB_EXACT) && defined(__wasm_simd128__)
+#define TFB__WASM 1
+#else
+#define TFB__WASM 0
+#endif
+
+#if TFB__GNU && !defined(TFB_SCALAR) && defined(__ARM_FEATURE_MVE) &&                    \
+    __ARM_FEATURE_MVE >= 2
+#define TFB__HELIUM 1
+#else
+#define TFB__HELIUM 0
 #endif
 
 #if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__)
@@ -1245,6 +1284,21 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 #endif
 #if TFB__NEON
 #include <arm_neon.h>
+#endif
+#if TFB__SVE
+#include <arm_sve.h>
+#endif
+#if TFB__RVV
+#include <riscv_vector.h>
+#endif
+#if (TFB__SVE || TFB__RVV) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#if TFB__WASM
+#include <wasm_simd128.h>
+#endif
+#if TFB__HELIUM
+#include <arm_mve.h>
 #endif
 
 /* No contraction anywhere: a fused operation is one that the source names. */
@@ -1322,14 +1376,21 @@ static TFB__NOINLINE float tfb__sqrt_soft(float x) {
     return tfb__float_of(root + ((uint32_t)((e & 1 ? e - 1 : e) / 2 + 126) << 23));
 }
 
-/* TFB__FMA in base code: an instruction where the whole build has one. */
-#if TFB__GNU && defined(__FP_FAST_FMAF) && !defined(TFB_SOFT_FMA)
+/* TFB__FMA in base code: an instruction where the whole build has one. TFB__UNFUSED is
+ * for tests: all base code then does what tables without fma do. */
+#ifdef TFB__UNFUSED
+#define TFB__FMA(a, b, c) ((a) * (b) + (c))
+#elif TFB__GNU && defined(__FP_FAST_FMAF) && !defined(TFB_SOFT_FMA)
 #define TFB__FMA(a, b, c) __builtin_fmaf(a, b, c)
 #else
 #define TFB__FMA(a, b, c) tfb__fma_soft(a, b, c)
 #endif
 #if TFB__X86 && defined(__SSE2__)
 #define TFB__SQRT(x) _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)))
+#elif TFB__NEON && defined(__aarch64__)
+#define TFB__SQRT(x) vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0)
+#elif TFB__WASM
+#define TFB__SQRT(x) __builtin_sqrtf(x)
 #else
 #define TFB__SQRT(x) tfb__sqrt_soft(x)
 #endif
@@ -2332,6 +2393,7 @@ typedef struct tfb__scan {
 
 typedef struct tfb__kernels {
     const char *name;
+    int fused; /* 0: multiplies and adds, outside the numeric contract */
     int (*probe)(float a, float b, float c); /* 0 if flags changed the arithmetic */
     void (*mm)(const tfb__mm *t);
     void (*epilogue)(const tfb__epilogue *e);
@@ -2376,18 +2438,40 @@ enum { TFB__IN_PANELS, TFB__IN_STAGES, TFB__IN_HALVES };
 
 #define TFB__CPU_AVX2   1u
 #define TFB__CPU_AVX512 2u
+#define TFB__CPU_SSE2   4u
+#define TFB__CPU_VL128  8u /* vectors whose length only the CPU knows: of 128 bits, .. */
+#define TFB__CPU_VL256  16u
+#define TFB__CPU_VL512  32u
 
 #define TFB__PASS_SCALAR 1
 #define TFB__PASS_AVX2   2
 #define TFB__PASS_AVX512 3
 #define TFB__PASS_NEON   4
+#define TFB__PASS_SSE2   5
+#define TFB__PASS_WASM   6
+#define TFB__PASS_HELIUM 7
+#define TFB__PASS_SVE128 8 /* one source, a pass for each length */
+#define TFB__PASS_SVE256 9
+#define TFB__PASS_SVE512 10
+#define TFB__PASS_RVV128 11
+#define TFB__PASS_RVV256 12
+#define TFB__PASS_RVV512 13
 
 /* name, 1 if this build has it, what the CPU must have, why it is skipped otherwise */
 #define TFB__ISA_LIST(X)                                                                 \
     X(avx512, TFB__X86, TFB__CPU_AVX512,                                                 \
       "the CPU or the system lacks AVX-512 F/DQ/BW/VL")                                  \
     X(avx2, TFB__X86, TFB__CPU_AVX2, "the CPU or the system lacks AVX2, FMA or F16C")    \
+    X(sse2, TFB__SSE2, TFB__CPU_SSE2, "the CPU lacks SSE2")                              \
+    X(sve512, TFB__SVE, TFB__CPU_VL512, "vectors of the CPU's SVE are not 512 bits")     \
+    X(sve256, TFB__SVE, TFB__CPU_VL256, "vectors of the CPU's SVE are not 256 bits")     \
     X(neon, TFB__NEON, 0u, "")                                                           \
+    X(sve128, TFB__SVE, TFB__CPU_VL128, "vectors of the CPU's SVE are not 128 bits")     \
+    X(rvv512, TFB__RVV, TFB__CPU_VL512, "the CPU's V has vectors below 512 bits")        \
+    X(rvv256, TFB__RVV, TFB__CPU_VL256, "the CPU's V has vectors below 256 bits")        \
+    X(rvv128, TFB__RVV, TFB__CPU_VL128, "the CPU lacks V")                               \
+    X(wasm, TFB__WASM, 0u, "")                                                           \
+    X(helium, TFB__HELIUM, 0u, "")                                                       \
     X(scalar, 1, 0u, "")
 
 #if TFB__X86
@@ -2398,19 +2482,46 @@ static uint32_t tfb__xgetbv(void) {
     return lo;
 }
 
-/* Intel SDM vol. 1, 14.3, 14.7 and 15.2: FMA, OSXSAVE, AVX, F16C, YMM state, AVX2; then
+/* Intel SDM vol. 1, 11.6: SSE2; 14.3, 14.7 and 15.2: FMA, OSXSAVE, AVX, F16C, YMM state, AVX2; then
  * AVX-512 F, DQ, BW, VL and the state of its registers. */
 static uint32_t tfb__cpu_detect(void) {
     const unsigned avx = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
     const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
     unsigned a, b, c, d;
-    uint32_t state;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & avx) != avx) return 0;
+    uint32_t state, has;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    has = d >> 26 & 1 ? TFB__CPU_SSE2 : 0u;
+    if ((c & avx) != avx) return has;
     state = tfb__xgetbv();
-    if ((state & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-    if (!(b >> 5 & 1)) return 0;
-    if ((state & 0xE6) != 0xE6 || (b & avx512) != avx512) return TFB__CPU_AVX2;
-    return TFB__CPU_AVX2 | TFB__CPU_AVX512;
+    if ((state & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return has;
+    if (!(b >> 5 & 1)) return has;
+    has |= TFB__CPU_AVX2;
+    if ((state & 0xE6) == 0xE6 && (b & avx512) == avx512) has |= TFB__CPU_AVX512;
+    return has;
+}
+#elif TFB__SVE
+/* Arm ARM, C8.2 RDVL, by its encoding: no assembler flag is needed. Linux: HWCAP_SVE. */
+static uint32_t tfb__cpu_detect(void) {
+    register uint64_t bytes __asm__("x0");
+#ifdef __linux__
+    if (!(getauxval(AT_HWCAP) >> 22 & 1)) return 0;
+#endif
+    __asm__ volatile(".inst 0x04bf5020" : "=r"(bytes));
+    return bytes == 16   ? TFB__CPU_VL128
+           : bytes == 32 ? TFB__CPU_VL256
+           : bytes == 64 ? TFB__CPU_VL512
+                         : 0u;
+}
+#elif TFB__RVV
+/* RISC-V "V" 1.0, 3: vlenb. Linux: a bit for each letter. */
+static uint32_t tfb__cpu_detect(void) {
+    unsigned long bytes;
+#if defined(__linux__) && !defined(__riscv_v)
+    if (!(getauxval(AT_HWCAP) >> ('V' - 'A') & 1)) return 0;
+#endif
+    __asm__ volatile("csrr %0, 0xc22" : "=r"(bytes));
+    return (bytes >= 16 ? TFB__CPU_VL128 : 0u) | (bytes >= 32 ? TFB__CPU_VL256 : 0u) |
+           (bytes >= 64 ? TFB__CPU_VL512 : 0u);
 }
 #else
 static uint32_t tfb__cpu_detect(void) {
@@ -2537,8 +2648,74 @@ TFB__REGION_END
 #undef TFB__PASS
 #endif
 
+#if TFB__SSE2 && TFB__TABLES != 2
+#define TFB__PASS TFB__PASS_SSE2
+TFB__REGION("sse2")
+#include TFB_SELF
+TFB__REGION_END
+#undef TFB__PASS
+#endif
+
+#if TFB__SVE && TFB__TABLES != 2
+#ifdef __clang__
+#define TFB__SVE_FEATURES "sve"
+#else
+#define TFB__SVE_FEATURES "arch=armv8.2-a+sve"
+#endif
+#define TFB__PASS TFB__PASS_SVE512
+TFB__REGION(TFB__SVE_FEATURES)
+#include TFB_SELF
+TFB__REGION_END
+#undef TFB__PASS
+
+#define TFB__PASS TFB__PASS_SVE256
+TFB__REGION(TFB__SVE_FEATURES)
+#include TFB_SELF
+TFB__REGION_END
+#undef TFB__PASS
+
+#define TFB__PASS TFB__PASS_SVE128
+TFB__REGION(TFB__SVE_FEATURES)
+#include TFB_SELF
+TFB__REGION_END
+#undef TFB__PASS
+#endif
+
 #if TFB__NEON && TFB__TABLES != 2
 #define TFB__PASS TFB__PASS_NEON
+#include TFB_SELF
+#undef TFB__PASS
+#endif
+
+#if TFB__RVV && TFB__TABLES != 2
+#define TFB__RVV_FEATURES "arch=+v"
+#define TFB__PASS         TFB__PASS_RVV512
+TFB__REGION(TFB__RVV_FEATURES)
+#include TFB_SELF
+TFB__REGION_END
+#undef TFB__PASS
+
+#define TFB__PASS TFB__PASS_RVV256
+TFB__REGION(TFB__RVV_FEATURES)
+#include TFB_SELF
+TFB__REGION_END
+#undef TFB__PASS
+
+#define TFB__PASS TFB__PASS_RVV128
+TFB__REGION(TFB__RVV_FEATURES)
+#include TFB_SELF
+TFB__REGION_END
+#undef TFB__PASS
+#endif
+
+#if TFB__WASM && TFB__TABLES != 2
+#define TFB__PASS TFB__PASS_WASM
+#include TFB_SELF
+#undef TFB__PASS
+#endif
+
+#if TFB__HELIUM && TFB__TABLES != 2
+#define TFB__PASS TFB__PASS_HELIUM
 #include TFB_SELF
 #undef TFB__PASS
 #endif
@@ -2568,7 +2745,9 @@ TFB__REGION_END
  * what a comparison gives, or VMASK the low VW bits of a number, and VLANES turns it
  * back. LOADN and STOREN touch the first n lanes, LOADN clears the rest. VMAX(a, b) is
  * a > b ? a : b, so a NaN in a gives b. Shifts are logical. LOADP reads a panel
- * (little-endian), LOADH and LOADB VW floats from binary16 and bfloat16. SQUARE(X) is
+ * (little-endian), LOADH and LOADB VW floats from binary16 and bfloat16, which FN(half)
+ * and FN(brain) make of VWIDEN, VW 16-bit numbers as integers. FUSED is 0 if VFMA rounds
+ * twice. SQUARE(X) is
  * X(i) for the VW vectors w0 .. of a square of lanes, TURN transposes it. TILES lists
  * the register tiles, rows x vectors, for each number of rows the widest first. */
 
@@ -2582,6 +2761,8 @@ TFB__REGION_END
 #undef TFB__VLOADP
 #undef TFB__VLOADH
 #undef TFB__VLOADB
+#undef TFB__VWIDEN
+#undef TFB__FUSED
 #undef TFB__SQUARE
 #undef TFB__TURN
 #undef TFB__TURN_FLOATS
@@ -2592,7 +2773,6 @@ TFB__REGION_END
 #undef TFB__VSUB
 #undef TFB__VMUL
 #undef TFB__VDIV
-#undef TFB__VSQRT
 #undef TFB__VFMA
 #undef TFB__VMAX
 #undef TFB__VLT
@@ -2612,6 +2792,23 @@ TFB__REGION_END
 #undef TFB__TILE_ROWS
 #undef TFB__TILES
 
+/* By the number of registers and their lanes. */
+/* clang-format off */
+#undef TFB__TILES_32X16
+#undef TFB__TILES_32X8
+#undef TFB__TILES_32X4
+#undef TFB__TILES_16X4
+#define TFB__TILES_32X16(X)                                                              \
+    X(1, 4) X(1, 2) X(1, 1) X(2, 4) X(2, 2) X(2, 1) X(3, 4) X(3, 2) X(3, 1)              \
+    X(4, 4) X(4, 2) X(4, 1) X(5, 3) X(5, 2) X(5, 1) X(6, 3) X(6, 2) X(6, 1)              \
+    X(7, 3) X(7, 2) X(7, 1) X(8, 3) X(8, 2) X(8, 1)
+#define TFB__TILES_32X8(X)                                                               \
+    X(1, 4) X(1, 2) X(2, 4) X(2, 2) X(3, 4) X(3, 2) X(4, 4) X(4, 2) X(5, 4) X(5, 2)      \
+    X(6, 4) X(6, 2)
+#define TFB__TILES_32X4(X) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(6, 4)
+#define TFB__TILES_16X4(X) X(1, 4) X(2, 4) X(3, 2) X(4, 2)
+/* clang-format on */
+
 /* x86: 4 x 4 inside each group of four lanes of four vectors. */
 #define TFB__TURN_FLOATS(V, mm, a, b, c, d)                                              \
     {                                                                                    \
@@ -2627,6 +2824,7 @@ TFB__REGION_END
 #define TFB__VI               __m512i
 #define TFB__VM               __mmask16
 #define TFB__VW               16
+#define TFB__FUSED            1
 #define TFB__VLOAD(p)         _mm512_loadu_ps(p)
 #define TFB__VLOADP(p)        _mm512_loadu_ps(p)
 #define TFB__VLOADN(p, n)     tfb__loadn_avx512(p, n)
@@ -2639,7 +2837,6 @@ TFB__REGION_END
 #define TFB__VSUB(a, b)       _mm512_sub_ps(a, b)
 #define TFB__VMUL(a, b)       _mm512_mul_ps(a, b)
 #define TFB__VDIV(a, b)       _mm512_div_ps(a, b)
-#define TFB__VSQRT(a)         _mm512_sqrt_ps(a)
 #define TFB__VFMA(a, b, c)    _mm512_fmadd_ps(a, b, c)
 #define TFB__VMAX(a, b)       _mm512_max_ps(a, b)
 #define TFB__VLT(a, b)        _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
@@ -2686,12 +2883,7 @@ TFB__REGION_END
     }
 
 #define TFB__TILE_ROWS 8
-/* clang-format off */
-#define TFB__TILES(X)                                                                    \
-    X(1, 4) X(1, 2) X(1, 1) X(2, 4) X(2, 2) X(2, 1) X(3, 4) X(3, 2) X(3, 1)              \
-    X(4, 4) X(4, 2) X(4, 1) X(5, 3) X(5, 2) X(5, 1) X(6, 3) X(6, 2) X(6, 1)              \
-    X(7, 3) X(7, 2) X(7, 1) X(8, 3) X(8, 2) X(8, 1)
-/* clang-format on */
+#define TFB__TILES     TFB__TILES_32X16
 
 TFB__INLINE __m512 tfb__loadn_avx512(const float *p, tfb_idx n) {
     return n >= 16 ? _mm512_loadu_ps(p)
@@ -2714,6 +2906,7 @@ TFB__INLINE __m512 tfb__bf16_avx512(__m256i x) {
 #define TFB__VI               __m256i
 #define TFB__VM               __m256
 #define TFB__VW               8
+#define TFB__FUSED            1
 #define TFB__VLOAD(p)         _mm256_loadu_ps(p)
 #define TFB__VLOADP(p)        _mm256_loadu_ps(p)
 #define TFB__VLOADN(p, n)     tfb__loadn_avx2(p, n)
@@ -2726,7 +2919,6 @@ TFB__INLINE __m512 tfb__bf16_avx512(__m256i x) {
 #define TFB__VSUB(a, b)       _mm256_sub_ps(a, b)
 #define TFB__VMUL(a, b)       _mm256_mul_ps(a, b)
 #define TFB__VDIV(a, b)       _mm256_div_ps(a, b)
-#define TFB__VSQRT(a)         _mm256_sqrt_ps(a)
 #define TFB__VFMA(a, b, c)    _mm256_fmadd_ps(a, b, c)
 #define TFB__VMAX(a, b)       _mm256_max_ps(a, b)
 #define TFB__VLT(a, b)        _mm256_cmp_ps(a, b, _CMP_LT_OQ)
@@ -2797,19 +2989,19 @@ TFB__INLINE __m256 tfb__bf16_avx2(__m128i x) {
 #define TFB__VI               uint32x4_t
 #define TFB__VM               uint32x4_t
 #define TFB__VW               4
+#define TFB__FUSED            1
 #define TFB__VLOAD(p)         vld1q_f32(p)
 #define TFB__VLOADP(p)        vld1q_f32(p)
 #define TFB__VLOADN(p, n)     tfb__loadn_neon(p, n)
-#define TFB__VLOADH(p)        tfb__loadh_neon(p)
-#define TFB__VLOADB(p)        vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
+#define TFB__VWIDEN(p)        vmovl_u16(vld1_u16(p))
+#define TFB__VLOADH(p)        TFB__FN(half)(TFB__VWIDEN(p))
+#define TFB__VLOADB(p)        TFB__FN(brain)(TFB__VWIDEN(p))
 #define TFB__VSTORE(p, a)     vst1q_f32(p, a)
 #define TFB__VSTOREN(p, a, n) tfb__storen_neon(p, a, n)
 #define TFB__VSET1(x)         vdupq_n_f32(x)
 #define TFB__VADD(a, b)       vaddq_f32(a, b)
 #define TFB__VSUB(a, b)       vsubq_f32(a, b)
 #define TFB__VMUL(a, b)       vmulq_f32(a, b)
-#define TFB__VDIV(a, b)       vdivq_f32(a, b)
-#define TFB__VSQRT(a)         vsqrtq_f32(a)
 #define TFB__VFMA(a, b, c)    vfmaq_f32(c, a, b)
 #define TFB__VMAX(a, b)       tfb__max_neon(a, b)
 #define TFB__VLT(a, b)        vcltq_f32(a, b)
@@ -2836,8 +3028,15 @@ TFB__INLINE __m256 tfb__bf16_avx2(__m128i x) {
         w0 = lo.val[0], w1 = lo.val[1], w2 = hi.val[0], w3 = hi.val[1];                  \
     } while (0)
 
-#define TFB__TILE_ROWS 6
-#define TFB__TILES(X)  X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(5, 4) X(6, 4)
+#ifdef __aarch64__
+#define TFB__TILE_ROWS  6
+#define TFB__TILES      TFB__TILES_32X4
+#define TFB__VDIV(a, b) vdivq_f32(a, b)
+#else
+#define TFB__TILE_ROWS  4
+#define TFB__TILES      TFB__TILES_16X4
+#define TFB__VDIV(a, b) TFB__FN(div)(a, b)
+#endif
 
 TFB__INLINE float32x4_t tfb__loadn_neon(const float *p, tfb_idx n) {
     float32x4_t v = vdupq_n_f32(0.0f);
@@ -2856,10 +3055,6 @@ TFB__INLINE void tfb__storen_neon(float *p, float32x4_t a, tfb_idx n) {
     if (n > 2) vst1q_lane_f32(p + 2, a, 2);
 }
 
-TFB__INLINE float32x4_t tfb__loadh_neon(const uint16_t *p) {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
-}
-
 TFB__INLINE uint32x4_t tfb__bits_neon(uint32_t bits) {
     static const uint32_t lane[4] = {1, 2, 4, 8};
     return vtstq_u32(vdupq_n_u32(bits), vld1q_u32(lane));
@@ -2867,7 +3062,9 @@ TFB__INLINE uint32x4_t tfb__bits_neon(uint32_t bits) {
 
 TFB__INLINE unsigned tfb__lanes_neon(uint32x4_t m) {
     static const uint32_t lane[4] = {1, 2, 4, 8};
-    return vaddvq_u32(vandq_u32(m, vld1q_u32(lane)));
+    const uint32x4_t bits = vandq_u32(m, vld1q_u32(lane));
+    const uint32x2_t pair = vpadd_u32(vget_low_u32(bits), vget_high_u32(bits));
+    return vget_lane_u32(vpadd_u32(pair, pair), 0);
 }
 
 TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
@@ -2875,12 +3072,411 @@ TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
 }
 #endif
 
+#if TFB__PASS == TFB__PASS_SSE2
+#define TFB__SUFFIX           sse2
+#define TFB__VF               __m128
+#define TFB__VI               __m128i
+#define TFB__VM               __m128
+#define TFB__VW               4
+#define TFB__FUSED            0
+#define TFB__VLOAD(p)         _mm_loadu_ps(p)
+#define TFB__VLOADP(p)        _mm_loadu_ps(p)
+#define TFB__VLOADN(p, n)     TFB__FN(loadn)(p, n)
+#define TFB__VWIDEN(p)        tfb__widen_sse2(p)
+#define TFB__VLOADH(p)        TFB__FN(half)(TFB__VWIDEN(p))
+#define TFB__VLOADB(p)        TFB__FN(brain)(TFB__VWIDEN(p))
+#define TFB__VSTORE(p, a)     _mm_storeu_ps(p, a)
+#define TFB__VSTOREN(p, a, n) TFB__FN(storen)(p, a, n)
+#define TFB__VSET1(x)         _mm_set1_ps(x)
+#define TFB__VADD(a, b)       _mm_add_ps(a, b)
+#define TFB__VSUB(a, b)       _mm_sub_ps(a, b)
+#define TFB__VMUL(a, b)       _mm_mul_ps(a, b)
+#define TFB__VDIV(a, b)       _mm_div_ps(a, b)
+#define TFB__VFMA(a, b, c)    _mm_add_ps(_mm_mul_ps(a, b), c)
+#define TFB__VMAX(a, b)       _mm_max_ps(a, b)
+#define TFB__VLT(a, b)        _mm_cmplt_ps(a, b)
+#define TFB__VEQ(a, b)        _mm_cmpeq_ps(a, b)
+#define TFB__VSEL(m, a, b)    _mm_or_ps(_mm_and_ps(m, a), _mm_andnot_ps(m, b))
+#define TFB__VMASK(bits)      tfb__bits_sse2((int)(bits))
+#define TFB__VLANES(m)        ((unsigned)_mm_movemask_ps(m))
+#define TFB__VISET1(i)        _mm_set1_epi32((int)(i))
+#define TFB__VIADD(a, b)      _mm_add_epi32(a, b)
+#define TFB__VISUB(a, b)      _mm_sub_epi32(a, b)
+#define TFB__VIAND(a, b)      _mm_and_si128(a, b)
+#define TFB__VIXOR(a, b)      _mm_xor_si128(a, b)
+#define TFB__VISHL(a, n)      _mm_slli_epi32(a, n)
+#define TFB__VISHR(a, n)      _mm_srli_epi32(a, n)
+#define TFB__VBITS(a)         _mm_castps_si128(a)
+#define TFB__VFLOAT(a)        _mm_castsi128_ps(a)
+#define TFB__SQUARE(X)        X(0) X(1) X(2) X(3)
+#define TFB__TURN             TFB__TURN_FLOATS(__m128, _mm, w0, w1, w2, w3)
+#define TFB__TILE_ROWS        4
+#define TFB__TILES            TFB__TILES_16X4
+
+TFB__INLINE __m128i tfb__widen_sse2(const uint16_t *p) {
+    const __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return _mm_unpacklo_epi16(x, _mm_setzero_si128());
+}
+
+TFB__INLINE __m128 tfb__bits_sse2(int bits) {
+    const __m128i lane = _mm_setr_epi32(1, 2, 4, 8);
+    const __m128i set = _mm_and_si128(_mm_set1_epi32(bits), lane);
+    return _mm_castsi128_ps(_mm_cmpeq_epi32(set, lane));
+}
+#endif
+
+#if TFB__PASS == TFB__PASS_WASM
+#define TFB__SUFFIX           wasm
+#define TFB__VF               v128_t
+#define TFB__VI               v128_t
+#define TFB__VM               v128_t
+#define TFB__VW               4
+#define TFB__FUSED            0
+#define TFB__VLOAD(p)         wasm_v128_load(p)
+#define TFB__VLOADP(p)        wasm_v128_load(p)
+#define TFB__VLOADN(p, n)     TFB__FN(loadn)(p, n)
+#define TFB__VWIDEN(p)        wasm_u32x4_load16x4(p)
+#define TFB__VLOADH(p)        TFB__FN(half)(TFB__VWIDEN(p))
+#define TFB__VLOADB(p)        TFB__FN(brain)(TFB__VWIDEN(p))
+#define TFB__VSTORE(p, a)     wasm_v128_store(p, a)
+#define TFB__VSTOREN(p, a, n) TFB__FN(storen)(p, a, n)
+#define TFB__VSET1(x)         wasm_f32x4_splat(x)
+#define TFB__VADD(a, b)       wasm_f32x4_add(a, b)
+#define TFB__VSUB(a, b)       wasm_f32x4_sub(a, b)
+#define TFB__VMUL(a, b)       wasm_f32x4_mul(a, b)
+#define TFB__VDIV(a, b)       wasm_f32x4_div(a, b)
+#define TFB__VFMA(a, b, c)    wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+#define TFB__VMAX(a, b)       wasm_f32x4_pmax(b, a) /* b < a ? a : b */
+#define TFB__VLT(a, b)        wasm_f32x4_lt(a, b)
+#define TFB__VEQ(a, b)        wasm_f32x4_eq(a, b)
+#define TFB__VSEL(m, a, b)    wasm_v128_bitselect(a, b, m)
+#define TFB__VMASK(bits)      tfb__bits_wasm((int32_t)(bits))
+#define TFB__VLANES(m)        ((unsigned)wasm_i32x4_bitmask(m))
+#define TFB__VISET1(i)        wasm_i32x4_splat((int32_t)(i))
+#define TFB__VIADD(a, b)      wasm_i32x4_add(a, b)
+#define TFB__VISUB(a, b)      wasm_i32x4_sub(a, b)
+#define TFB__VIAND(a, b)      wasm_v128_and(a, b)
+#define TFB__VIXOR(a, b)      wasm_v128_xor(a, b)
+#define TFB__VISHL(a, n)      wasm_i32x4_shl(a, n)
+#define TFB__VISHR(a, n)      wasm_u32x4_shr(a, n)
+#define TFB__VBITS(a)         (a)
+#define TFB__VFLOAT(a)        (a)
+#define TFB__SQUARE(X)        X(0) X(1) X(2) X(3)
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        const v128_t ab0 = wasm_i32x4_shuffle(w0, w1, 0, 4, 1, 5);                       \
+        const v128_t ab1 = wasm_i32x4_shuffle(w0, w1, 2, 6, 3, 7);                       \
+        const v128_t cd0 = wasm_i32x4_shuffle(w2, w3, 0, 4, 1, 5);                       \
+        const v128_t cd1 = wasm_i32x4_shuffle(w2, w3, 2, 6, 3, 7);                       \
+        w0 = wasm_i32x4_shuffle(ab0, cd0, 0, 1, 4, 5);                                   \
+        w1 = wasm_i32x4_shuffle(ab0, cd0, 2, 3, 6, 7);                                   \
+        w2 = wasm_i32x4_shuffle(ab1, cd1, 0, 1, 4, 5);                                   \
+        w3 = wasm_i32x4_shuffle(ab1, cd1, 2, 3, 6, 7);                                   \
+    } while (0)
+#define TFB__TILE_ROWS 4
+#define TFB__TILES     TFB__TILES_16X4
+
+TFB__INLINE v128_t tfb__bits_wasm(int32_t bits) {
+    const v128_t set = wasm_v128_and(wasm_i32x4_splat(bits), wasm_i32x4_make(1, 2, 4, 8));
+    return wasm_i32x4_ne(set, wasm_i32x4_splat(0));
+}
+#endif
+
+#if TFB__PASS == TFB__PASS_HELIUM
+#define TFB__SUFFIX           helium
+#define TFB__VF               float32x4_t
+#define TFB__VI               uint32x4_t
+#define TFB__VM               mve_pred16_t
+#define TFB__VW               4
+#define TFB__FUSED            1
+#define TFB__VLOAD(p)         __arm_vld1q_f32(p)
+#define TFB__VLOADP(p)        __arm_vld1q_f32(p)
+#define TFB__VLOADN(p, n)     __arm_vld1q_z_f32(p, tfb__first_helium(n))
+#define TFB__VWIDEN(p)        __arm_vldrhq_u32(p)
+#define TFB__VLOADH(p)        TFB__FN(half)(TFB__VWIDEN(p))
+#define TFB__VLOADB(p)        TFB__FN(brain)(TFB__VWIDEN(p))
+#define TFB__VSTORE(p, a)     __arm_vst1q_f32(p, a)
+#define TFB__VSTOREN(p, a, n) __arm_vst1q_p_f32(p, a, tfb__first_helium(n))
+#define TFB__VSET1(x)         __arm_vdupq_n_f32(x)
+#define TFB__VADD(a, b)       __arm_vaddq_f32(a, b)
+#define TFB__VSUB(a, b)       __arm_vsubq_f32(a, b)
+#define TFB__VMUL(a, b)       __arm_vmulq_f32(a, b)
+#define TFB__VDIV(a, b)       TFB__FN(div)(a, b)
+#define TFB__VFMA(a, b, c)    __arm_vfmaq_f32(c, a, b)
+#define TFB__VMAX(a, b)       tfb__max_helium(a, b)
+#define TFB__VLT(a, b)        __arm_vcmpltq_f32(a, b)
+#define TFB__VEQ(a, b)        __arm_vcmpeqq_f32(a, b)
+#define TFB__VSEL(m, a, b)    __arm_vpselq_f32(a, b, m)
+#define TFB__VMASK(bits)      tfb__bits_helium((unsigned)(bits))
+#define TFB__VLANES(m)        tfb__lanes_helium(m)
+#define TFB__VISET1(i)        __arm_vdupq_n_u32((uint32_t)(i))
+#define TFB__VIADD(a, b)      __arm_vaddq_u32(a, b)
+#define TFB__VISUB(a, b)      __arm_vsubq_u32(a, b)
+#define TFB__VIAND(a, b)      __arm_vandq_u32(a, b)
+#define TFB__VIXOR(a, b)      __arm_veorq_u32(a, b)
+#define TFB__VISHL(a, n)      __arm_vshlq_n_u32(a, n)
+#define TFB__VISHR(a, n)      __arm_vshrq_n_u32(a, n)
+#define TFB__VBITS(a)         __arm_vreinterpretq_u32_f32(a)
+#define TFB__VFLOAT(a)        __arm_vreinterpretq_f32_u32(a)
+#define TFB__SQUARE(X)        X(0) X(1) X(2) X(3)
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        float square[16];                                                                \
+        float32x4x4_t column;                                                            \
+        __arm_vst1q_f32(square, w0);                                                     \
+        __arm_vst1q_f32(square + 4, w1);                                                 \
+        __arm_vst1q_f32(square + 8, w2);                                                 \
+        __arm_vst1q_f32(square + 12, w3);                                                \
+        column = __arm_vld4q_f32(square);                                                \
+        w0 = column.val[0], w1 = column.val[1];                                          \
+        w2 = column.val[2], w3 = column.val[3];                                          \
+    } while (0)
+#define TFB__TILE_ROWS 2 /* of eight registers */
+#define TFB__TILES(X)  X(1, 4) X(2, 2)
+
+TFB__INLINE mve_pred16_t tfb__first_helium(tfb_idx n) {
+    return __arm_vctp32q((uint32_t)TFB__MIN(n, 4));
+}
+
+/* A lane has four bits of a predicate. */
+TFB__INLINE mve_pred16_t tfb__bits_helium(unsigned b) {
+    return (mve_pred16_t)(15u * ((b & 1) | (b & 2) << 3 | (b & 4) << 6 | (b & 8) << 9));
+}
+
+TFB__INLINE unsigned tfb__lanes_helium(mve_pred16_t m) {
+    return (m & 1u) | (m >> 3 & 2u) | (m >> 6 & 4u) | (m >> 9 & 8u);
+}
+
+TFB__INLINE float32x4_t tfb__max_helium(float32x4_t a, float32x4_t b) {
+    return __arm_vpselq_f32(a, b, __arm_vcmpgtq_f32(a, b));
+}
+#endif
+
+/* SVE: a vector is exactly as long as the pass says, so all lanes are in use. */
+#if TFB__PASS >= TFB__PASS_SVE128 && TFB__PASS <= TFB__PASS_SVE512
+#define TFB__VF               svfloat32_t
+#define TFB__VI               svuint32_t
+#define TFB__VM               svbool_t
+#define TFB__FUSED            1
+#define TFB__VLOAD(p)         svld1_f32(svptrue_b32(), p)
+#define TFB__VLOADP(p)        svld1_f32(svptrue_b32(), p)
+#define TFB__VLOADN(p, n)     svld1_f32(svwhilelt_b32_s64(0, (int64_t)(n)), p)
+#define TFB__VWIDEN(p)        svld1uh_u32(svptrue_b32(), p)
+#define TFB__VLOADH(p)        TFB__FN(half)(TFB__VWIDEN(p))
+#define TFB__VLOADB(p)        TFB__FN(brain)(TFB__VWIDEN(p))
+#define TFB__VSTORE(p, a)     svst1_f32(svptrue_b32(), p, a)
+#define TFB__VSTOREN(p, a, n) svst1_f32(svwhilelt_b32_s64(0, (int64_t)(n)), p, a)
+#define TFB__VSET1(x)         svdup_n_f32(x)
+#define TFB__VADD(a, b)       svadd_f32_x(svptrue_b32(), a, b)
+#define TFB__VSUB(a, b)       svsub_f32_x(svptrue_b32(), a, b)
+#define TFB__VMUL(a, b)       svmul_f32_x(svptrue_b32(), a, b)
+#define TFB__VDIV(a, b)       svdiv_f32_x(svptrue_b32(), a, b)
+#define TFB__VFMA(a, b, c)    svmla_f32_x(svptrue_b32(), c, a, b)
+#define TFB__VMAX(a, b)       TFB__FN(max)(a, b)
+#define TFB__VLT(a, b)        svcmplt_f32(svptrue_b32(), a, b)
+#define TFB__VEQ(a, b)        svcmpeq_f32(svptrue_b32(), a, b)
+#define TFB__VSEL(m, a, b)    svsel_f32(m, a, b)
+#define TFB__VMASK(b)         TFB__FN(bits)((uint32_t)(b))
+#define TFB__VLANES(m)        TFB__FN(lanes)(m)
+#define TFB__VISET1(i)        svdup_n_u32((uint32_t)(i))
+#define TFB__VIADD(a, b)      svadd_u32_x(svptrue_b32(), a, b)
+#define TFB__VISUB(a, b)      svsub_u32_x(svptrue_b32(), a, b)
+#define TFB__VIAND(a, b)      svand_u32_x(svptrue_b32(), a, b)
+#define TFB__VIXOR(a, b)      sveor_u32_x(svptrue_b32(), a, b)
+#define TFB__VISHL(a, n)      svlsl_n_u32_x(svptrue_b32(), a, n)
+#define TFB__VISHR(a, n)      svlsr_n_u32_x(svptrue_b32(), a, n)
+#define TFB__VBITS(a)         svreinterpret_u32_f32(a)
+#define TFB__VFLOAT(a)        svreinterpret_f32_u32(a)
+
+/* Rows i and i + VW / 2 zipped, log2 VW times over, are the columns. */
+#undef TFB__ZIP
+#undef TFB__ZIP_ALL
+#define TFB__ZIP(to, k, l, from, i, j)                                                   \
+    to##k = svzip1_f32(from##i, from##j), to##l = svzip2_f32(from##i, from##j);
+#define TFB__ZIP_DECLARE(i) TFB__VF z##i;
+#if TFB__PASS == TFB__PASS_SVE128
+#define TFB__SUFFIX    sve128
+#define TFB__VW        4
+#define TFB__SQUARE(X) X(0) X(1) X(2) X(3)
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        TFB__SQUARE(TFB__ZIP_DECLARE)                                                    \
+        TFB__ZIP_ALL(z, w)                                                               \
+        TFB__ZIP_ALL(w, z)                                                               \
+    } while (0)
+#define TFB__ZIP_ALL(t, f) TFB__ZIP(t, 0, 1, f, 0, 2) TFB__ZIP(t, 2, 3, f, 1, 3)
+#define TFB__TILE_ROWS     6
+#define TFB__TILES         TFB__TILES_32X4
+#elif TFB__PASS == TFB__PASS_SVE256
+#define TFB__SUFFIX    sve256
+#define TFB__VW        8
+#define TFB__SQUARE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        TFB__SQUARE(TFB__ZIP_DECLARE)                                                    \
+        TFB__ZIP_ALL(z, w)                                                               \
+        TFB__ZIP_ALL(w, z)                                                               \
+        TFB__ZIP_ALL(z, w)                                                               \
+        TFB__SQUARE(TFB__ZIP_BACK)                                                       \
+    } while (0)
+#define TFB__ZIP_BACK(i) w##i = z##i;
+#define TFB__ZIP_ALL(t, f)                                                               \
+    TFB__ZIP(t, 0, 1, f, 0, 4)                                                           \
+    TFB__ZIP(t, 2, 3, f, 1, 5) TFB__ZIP(t, 4, 5, f, 2, 6) TFB__ZIP(t, 6, 7, f, 3, 7)
+#define TFB__TILE_ROWS 6
+#define TFB__TILES     TFB__TILES_32X8
+#else
+#define TFB__SUFFIX sve512
+#define TFB__VW     16
+/* clang-format off */
+#define TFB__SQUARE(X)                                                                   \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define TFB__ZIP_ALL(t, f)                                                               \
+    TFB__ZIP(t, 0, 1, f, 0, 8) TFB__ZIP(t, 2, 3, f, 1, 9) TFB__ZIP(t, 4, 5, f, 2, 10)    \
+    TFB__ZIP(t, 6, 7, f, 3, 11) TFB__ZIP(t, 8, 9, f, 4, 12)                              \
+    TFB__ZIP(t, 10, 11, f, 5, 13) TFB__ZIP(t, 12, 13, f, 6, 14)                          \
+    TFB__ZIP(t, 14, 15, f, 7, 15)
+/* clang-format on */
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        TFB__SQUARE(TFB__ZIP_DECLARE)                                                    \
+        TFB__ZIP_ALL(z, w)                                                               \
+        TFB__ZIP_ALL(w, z)                                                               \
+        TFB__ZIP_ALL(z, w)                                                               \
+        TFB__ZIP_ALL(w, z)                                                               \
+    } while (0)
+#define TFB__TILE_ROWS 8
+#define TFB__TILES     TFB__TILES_32X16
+#endif
+
+TFB__INLINE svuint32_t TFB__CAT(tfb__lane_, TFB__SUFFIX)(void) {
+    return svlsl_u32_x(svptrue_b32(), svdup_n_u32(1), svindex_u32(0, 1));
+}
+
+TFB__INLINE svbool_t TFB__CAT(tfb__bits_, TFB__SUFFIX)(uint32_t bits) {
+    const svuint32_t lane = TFB__CAT(tfb__lane_, TFB__SUFFIX)();
+    return svcmpne_n_u32(svptrue_b32(), svand_n_u32_x(svptrue_b32(), lane, bits), 0);
+}
+
+TFB__INLINE unsigned TFB__CAT(tfb__lanes_, TFB__SUFFIX)(svbool_t m) {
+    return (unsigned)svaddv_u32(m, TFB__CAT(tfb__lane_, TFB__SUFFIX)());
+}
+
+TFB__INLINE svfloat32_t TFB__CAT(tfb__max_, TFB__SUFFIX)(svfloat32_t a, svfloat32_t b) {
+    return svsel_f32(svcmpgt_f32(svptrue_b32(), a, b), a, b);
+}
+#endif
+
+/* RISC-V V: the first VW lanes of single registers, which may be longer. */
+#if TFB__PASS >= TFB__PASS_RVV128 && TFB__PASS <= TFB__PASS_RVV512
+#define TFB__VF           vfloat32m1_t
+#define TFB__VI           vuint32m1_t
+#define TFB__VM           vbool32_t
+#define TFB__FUSED        1
+#define TFB__VLOAD(p)     __riscv_vle32_v_f32m1(p, TFB__VW)
+#define TFB__VLOADP(p)    __riscv_vle32_v_f32m1(p, TFB__VW)
+#define TFB__VLOADN(p, n) TFB__FN(first)(p, n)
+#define TFB__VWIDEN(p)                                                                   \
+    __riscv_vzext_vf2_u32m1(__riscv_vle16_v_u16mf2(p, TFB__VW), TFB__VW)
+#define TFB__VLOADH(p)        TFB__FN(half)(TFB__VWIDEN(p))
+#define TFB__VLOADB(p)        TFB__FN(brain)(TFB__VWIDEN(p))
+#define TFB__VSTORE(p, a)     __riscv_vse32_v_f32m1(p, a, TFB__VW)
+#define TFB__VSTOREN(p, a, n) __riscv_vse32_v_f32m1(p, a, (size_t)TFB__MIN(n, TFB__VW))
+#define TFB__VSET1(x)         __riscv_vfmv_v_f_f32m1(x, TFB__VW)
+#define TFB__VADD(a, b)       __riscv_vfadd_vv_f32m1(a, b, TFB__VW)
+#define TFB__VSUB(a, b)       __riscv_vfsub_vv_f32m1(a, b, TFB__VW)
+#define TFB__VMUL(a, b)       __riscv_vfmul_vv_f32m1(a, b, TFB__VW)
+#define TFB__VDIV(a, b)       __riscv_vfdiv_vv_f32m1(a, b, TFB__VW)
+#define TFB__VFMA(a, b, c)    __riscv_vfmacc_vv_f32m1(c, a, b, TFB__VW)
+#define TFB__VMAX(a, b)       TFB__FN(max)(a, b)
+#define TFB__VLT(a, b)        __riscv_vmflt_vv_f32m1_b32(a, b, TFB__VW)
+#define TFB__VEQ(a, b)        __riscv_vmfeq_vv_f32m1_b32(a, b, TFB__VW)
+#define TFB__VSEL(m, a, b)    __riscv_vmerge_vvm_f32m1(b, a, m, TFB__VW)
+#define TFB__VMASK(b)         TFB__FN(bits)((uint32_t)(b))
+#define TFB__VLANES(m)        TFB__FN(lanes)(m)
+#define TFB__VISET1(i)        __riscv_vmv_v_x_u32m1((uint32_t)(i), TFB__VW)
+#define TFB__VIADD(a, b)      __riscv_vadd_vv_u32m1(a, b, TFB__VW)
+#define TFB__VISUB(a, b)      __riscv_vsub_vv_u32m1(a, b, TFB__VW)
+#define TFB__VIAND(a, b)      __riscv_vand_vv_u32m1(a, b, TFB__VW)
+#define TFB__VIXOR(a, b)      __riscv_vxor_vv_u32m1(a, b, TFB__VW)
+#define TFB__VISHL(a, n)      __riscv_vsll_vx_u32m1(a, n, TFB__VW)
+#define TFB__VISHR(a, n)      __riscv_vsrl_vx_u32m1(a, n, TFB__VW)
+#define TFB__VBITS(a)         __riscv_vreinterpret_v_f32m1_u32m1(a)
+#define TFB__VFLOAT(a)        __riscv_vreinterpret_v_u32m1_f32m1(a)
+#define TFB__SQUARE_OUT(i)    TFB__VSTORE(square + i * TFB__VW, w##i);
+#define TFB__SQUARE_IN(i)                                                                \
+    w##i =                                                                               \
+        __riscv_vlse32_v_f32m1(square + i, TFB__VW * (ptrdiff_t)sizeof(float), TFB__VW);
+#define TFB__TURN                                                                        \
+    do {                                                                                 \
+        float square[TFB__VW * TFB__VW];                                                 \
+        TFB__SQUARE(TFB__SQUARE_OUT)                                                     \
+        TFB__SQUARE(TFB__SQUARE_IN)                                                      \
+    } while (0)
+
+#if TFB__PASS == TFB__PASS_RVV128
+#define TFB__SUFFIX    rvv128
+#define TFB__VW        4
+#define TFB__SQUARE(X) X(0) X(1) X(2) X(3)
+#define TFB__TILE_ROWS 6
+#define TFB__TILES     TFB__TILES_32X4
+#elif TFB__PASS == TFB__PASS_RVV256
+#define TFB__SUFFIX    rvv256
+#define TFB__VW        8
+#define TFB__SQUARE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define TFB__TILE_ROWS 6
+#define TFB__TILES     TFB__TILES_32X8
+#else
+#define TFB__SUFFIX    rvv512
+#define TFB__VW        16
+/* clang-format off */
+#define TFB__SQUARE(X)                                                                   \
+    X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+/* clang-format on */
+#define TFB__TILE_ROWS 8
+#define TFB__TILES     TFB__TILES_32X16
+#endif
+
+TFB__INLINE vfloat32m1_t TFB__CAT(tfb__first_, TFB__SUFFIX)(const float *p, tfb_idx n) {
+    const vfloat32m1_t zero = TFB__VSET1(0.0f);
+    if (n >= TFB__VW) return TFB__VLOAD(p);
+    return __riscv_vle32_v_f32m1_tu(zero, p, (size_t)n);
+}
+
+TFB__INLINE vuint32m1_t TFB__CAT(tfb__lane_, TFB__SUFFIX)(void) {
+    const vuint32m1_t at = __riscv_vid_v_u32m1(TFB__VW);
+    return __riscv_vsll_vv_u32m1(TFB__VISET1(1), at, TFB__VW);
+}
+
+TFB__INLINE vbool32_t TFB__CAT(tfb__bits_, TFB__SUFFIX)(uint32_t bits) {
+    const vuint32m1_t lane = TFB__CAT(tfb__lane_, TFB__SUFFIX)();
+    return __riscv_vmsne_vx_u32m1_b32(TFB__VIAND(lane, TFB__VISET1(bits)), 0, TFB__VW);
+}
+
+TFB__INLINE unsigned TFB__CAT(tfb__lanes_, TFB__SUFFIX)(vbool32_t m) {
+    const vuint32m1_t zero = TFB__VISET1(0), lane = TFB__CAT(tfb__lane_, TFB__SUFFIX)();
+    const vuint32m1_t set = __riscv_vmerge_vvm_u32m1(zero, lane, m, TFB__VW);
+    return __riscv_vmv_x_s_u32m1_u32(__riscv_vredsum_vs_u32m1_u32m1(set, zero, TFB__VW));
+}
+
+TFB__INLINE vfloat32m1_t TFB__CAT(tfb__max_, TFB__SUFFIX)(vfloat32m1_t a,
+                                                          vfloat32m1_t b) {
+    return __riscv_vmerge_vvm_f32m1(b, a, __riscv_vmfgt_vv_f32m1_b32(a, b, TFB__VW),
+                                    TFB__VW);
+}
+#endif
+
 #if TFB__PASS == TFB__PASS_SCALAR
-#define TFB__SUFFIX           scalar
-#define TFB__VF               float
-#define TFB__VI               uint32_t
-#define TFB__VM               int
-#define TFB__VW               1
+#define TFB__SUFFIX scalar
+#define TFB__VF     float
+#define TFB__VI     uint32_t
+#define TFB__VM     int
+#define TFB__VW     1
+#ifdef TFB__UNFUSED
+#define TFB__FUSED 0
+#else
+#define TFB__FUSED 1
+#endif
 #define TFB__VLOAD(p)         (*(p))
 #define TFB__VLOADP(p)        tfb__load_le(p)
 #define TFB__VLOADN(p, n)     ((void)(n), *(p))
@@ -2893,7 +3489,6 @@ TFB__INLINE float32x4_t tfb__max_neon(float32x4_t a, float32x4_t b) {
 #define TFB__VSUB(a, b)       ((a) - (b))
 #define TFB__VMUL(a, b)       ((a) * (b))
 #define TFB__VDIV(a, b)       ((a) / (b))
-#define TFB__VSQRT(a)         TFB__SQRT(a)
 #define TFB__VFMA(a, b, c)    TFB__FMA(a, b, c)
 #define TFB__VMAX(a, b)       tfb__max_scalar(a, b)
 #define TFB__VLT(a, b)        ((a) < (b))
@@ -2928,6 +3523,57 @@ TFB__INLINE int tfb__eq_scalar(float a, float b) {
 #undef TFB__CALL
 #define TFB__FN(name)        TFB__CAT(tfb__##name##_, TFB__SUFFIX)
 #define TFB__CALL(name, ...) TFB__FN(name)(__VA_ARGS__) /* reads as a statement */
+
+/* What some of them are made of where there is no instruction. */
+#if TFB__PASS == TFB__PASS_SSE2 || TFB__PASS == TFB__PASS_WASM
+TFB__INLINE TFB__VF TFB__FN(loadn)(const float *p, tfb_idx n) {
+    float lane[TFB__VW] = TFB_INIT;
+    tfb_idx i;
+    if (n >= TFB__VW) return TFB__VLOAD(p);
+    for (i = 0; i < n; i++) lane[i] = p[i];
+    return TFB__VLOAD(lane);
+}
+
+TFB__INLINE void TFB__FN(storen)(float *p, TFB__VF v, tfb_idx n) {
+    float lane[TFB__VW];
+    tfb_idx i;
+    TFB__VSTORE(n >= TFB__VW ? p : lane, v);
+    for (i = 0; n < TFB__VW && i < n; i++) p[i] = lane[i];
+}
+#endif
+
+#if (TFB__PASS == TFB__PASS_NEON && !defined(__aarch64__)) ||                            \
+    TFB__PASS == TFB__PASS_HELIUM
+TFB__INLINE TFB__VF TFB__FN(div)(TFB__VF a, TFB__VF b) {
+    float x[TFB__VW], y[TFB__VW];
+    int i;
+    TFB__VSTORE(x, a);
+    TFB__VSTORE(y, b);
+    for (i = 0; i < TFB__VW; i++) x[i] = x[i] / y[i];
+    return TFB__VLOAD(x);
+}
+#endif
+
+#ifdef TFB__VWIDEN
+/* binary16: a number below 2^-14 is so many steps of 2^-24; others, inf and NaN among
+ * them, get another bias of the exponent. No operand or result is subnormal. */
+TFB__INLINE TFB__VF TFB__FN(half)(TFB__VI h) {
+    const TFB__VI em = TFB__VIAND(h, TFB__VISET1(0x7FFF)), bias = TFB__VISET1(112 << 23);
+    const TFB__VI sign = TFB__VISHL(TFB__VISUB(h, em), 16), x = TFB__VISHL(em, 13);
+    const TFB__VF big = TFB__VSET1(8388608.0f); /* 2^23: its last bits are an integer's */
+    const TFB__VF n = TFB__VSUB(TFB__VFLOAT(TFB__VIADD(em, TFB__VBITS(big))), big);
+    const TFB__VF normal = TFB__VFLOAT(TFB__VIADD(x, bias));
+    const TFB__VF special = TFB__VFLOAT(TFB__VIADD(x, TFB__VIADD(bias, bias)));
+    const TFB__VF tiny = TFB__VMUL(n, TFB__VSET1(5.9604644775390625e-8f));
+    TFB__VF v = TFB__VSEL(TFB__VLT(n, TFB__VSET1(31744.0f)), normal, special);
+    v = TFB__VSEL(TFB__VLT(n, TFB__VSET1(1024.0f)), tiny, v);
+    return TFB__VFLOAT(TFB__VIXOR(TFB__VBITS(v), sign));
+}
+
+TFB__INLINE TFB__VF TFB__FN(brain)(TFB__VI h) {
+    return TFB__VFLOAT(TFB__VISHL(h, 16));
+}
+#endif
 
 /* ===== [10] ELEMENTARY FUNCTIONS ==================================================== */
 /* The same operations in the same order for every instruction set, hence the same bits.
@@ -4746,6 +5392,7 @@ static const tfb__kernels TFB__FN(kernels) = {
 #define TFB__STRING2(x) #x
 #define TFB__STRING(x)  TFB__STRING2(x)
     TFB__STRING(TFB__SUFFIX),
+    TFB__FUSED,
     TFB__FN(probe),
     TFB__FN(mm),
     TFB__FN(epilogue),
@@ -4861,6 +5508,10 @@ TFB_API tfb_status tfb_build_info(tfb_ctx *ctx) {
             !tfb__isa_usable(&row, ctx->cpu) || row.kernels->probe(a, a, -1.00048828125f),
             ctx, TFB_ERR_UNSUPPORTED,
             "tfb_build_info: compiler flags change the arithmetic of %s", row.name);
+    TFB__REQUIRE(ctx->isa->fused, ctx, TFB_ERR_UNSUPPORTED,
+                 "tfb_build_info: table %s multiplies and adds where the contract has "
+                 "fma; TFB_EXACT leaves it out",
+                 tfb_isa_name(ctx));
 #ifdef TFB_USE_CBLAS
     return tfb__fail(ctx, TFB_ERR_UNSUPPORTED,
                      "tfb_build_info: TFB_USE_CBLAS: large products have the bits of the "
@@ -5099,7 +5750,7 @@ TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_ten
     tfb__rows rows;
     tfb_idx i, j, k, n, xs, ys;
     TFB__ENTER(ctx);
-    TFB__REQUIRE((int)fn >= 0 && fn < TFB__FNS, ctx, TFB_ERR_ARG, "tfb_map: fn is %d",
+    TFB__REQUIRE((unsigned)fn < (unsigned)TFB__FNS, ctx, TFB_ERR_ARG, "tfb_map: fn is %d",
                  (tfb_idx)fn);
     TFB__TRY(tfb__check(ctx, "tfb_map", "x", x, TFB__MASK(TFB_F32), 0, TFB_MAX_DIMS));
     TFB__TRY(tfb__check(ctx, "tfb_map", "y", y, TFB__MASK(TFB_F32), 0, TFB_MAX_DIMS));
@@ -5751,7 +6402,7 @@ TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tenso
 /* --- Packed weights. --- */
 TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k, tfb_dtype dtype) {
     size_t rows, bytes;
-    if (n < 0 || k < 0 || (int)dtype < 0 || dtype > TFB_BF16) return 0;
+    if (n < 0 || k < 0 || (unsigned)dtype > (unsigned)TFB_BF16) return 0;
     rows = ((size_t)n + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
     bytes = tfb__size_mul(tfb__size_mul(rows, (size_t)k), tfb_dtype_size(dtype));
     bytes = tfb__size_add(bytes, TFB__PACK_HEADER);
@@ -5928,9 +6579,9 @@ static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
     g->act = o->act;
     g->gate = o->gate;
     g->alpha = o->alpha_set ? o->alpha : 1.0f;
-    TFB__REQUIRE((int)g->act >= 0 && g->act <= TFB_FN_TANH, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((unsigned)g->act <= (unsigned)TFB_FN_TANH, ctx, TFB_ERR_ARG,
                  "%s: act is %d, which is no activation", fn, (tfb_idx)(int)g->act);
-    TFB__REQUIRE((int)g->gate >= 0 && g->gate <= TFB_GATE_INTERLEAVED, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((unsigned)g->gate <= (unsigned)TFB_GATE_INTERLEAVED, ctx, TFB_ERR_ARG,
                  "%s: gate is %d", fn, (tfb_idx)(int)g->gate);
     TFB__REQUIRE(!g->gate || g->N % 2 == 0, ctx, TFB_ERR_SHAPE,
                  "%s: w.shape[0] is %d, must be even when gated", fn, g->N);
@@ -7182,7 +7833,7 @@ static tfb_status tfb__attention_inputs(tfb_ctx *ctx, const char *fn, const tfb_
 static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn *a) {
     const tfb_idx far = PTRDIFF_MAX / 4;
     tfb_attention_opts *o = &a->o;
-    TFB__REQUIRE((int)o->causal >= 0 && o->causal <= TFB_CAUSAL_OFFSET, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((unsigned)o->causal <= (unsigned)TFB_CAUSAL_OFFSET, ctx, TFB_ERR_ARG,
                  "%s: causal is %d", fn, (tfb_idx)o->causal);
     TFB__REQUIRE(o->window >= 0 && (o->causal || !o->window), ctx, TFB_ERR_ARG,
                  "%s: window is %d, must be >= 0 and goes with causal", fn, o->window);
@@ -10178,7 +10829,7 @@ static tfb_status tfb__conv_setup(tfb_ctx *ctx, const char *fn, const tfb_tensor
     TFB__TRY(tfb__check_extent(ctx, fn, "w", w, 0, x->shape[2]));
     TFB__REQUIRE(w->shape[1] > 0, ctx, TFB_ERR_SHAPE, "%s: w.shape[1] is 0", fn);
     TFB__TRY(tfb__check_vector(ctx, fn, "bias", o->bias, f32, x->shape[2]));
-    TFB__REQUIRE((int)o->act >= 0 && o->act <= TFB_FN_TANH, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((unsigned)o->act <= (unsigned)TFB_FN_TANH, ctx, TFB_ERR_ARG,
                  "%s: act is %d, which is no activation", fn, (tfb_idx)o->act);
     TFB__TRY(tfb__check_shape(ctx, fn, "y", y, 3, x->shape));
     TFB__TRY(tfb__check_out(ctx, fn, "y", y));

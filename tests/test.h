@@ -124,6 +124,11 @@ static void *t_alloc(void *user, void *ptr, size_t bytes) {
     return realloc(ptr, bytes);
 }
 
+/* Tables without fma have the bits of a build with TFB__UNFUSED, the others do not. */
+TFB__UNUSED static int t_comparable(const tfb__kernels *k) {
+    return k->fused == tfb__kernels_scalar.fused;
+}
+
 TFB__UNUSED static void t_ctx(tfb_ctx *ctx, t_heap *heap) { /* heap may be NULL */
     const char *isa = getenv("TFB_TEST_ISA");
     tfb_ctx_init(ctx);

@@ -110,15 +110,23 @@ static void done(const char *what) {
     used = 0;
 }
 
-static float special(void) {
+/* Does the table flush subnormals? CONTRACT section 1 then asks for data without. */
+static int flushes(void) {
+    const float tiny = 1e-40f, one = 1, zero = 0;
+    float y0, y1;
+    isa->rotate(1, &tiny, &zero, 1, &y0, &y1, 1, &one, &zero);
+    return tfb__bits_of(y0) == 0;
+}
+
+static float special(void) { /* of the first seven where subnormals are flushed */
     static const uint32_t bits[] = {
         0x00000000, 0x80000000, 0x3F800000, 0xBF800000, 0x7F800000, 0xFF800000,
         0x7FC00000, 0x7F7FFFFF, 0xFF7FFFFF, 0x00800000, 0x80800000, 0x48000000,
         0x48000001, 0xC8000001, 0x7E123456, 0x42AEAC4F, 0xC2AEAC50, 0x42B17218,
         0xC2B0C0A5, 0x41207AE1, 0xC1519999, 0x3F19999A, 0x43000000, 0xC2FC0000,
         0x5F000000, 0x3F490FDB, 0x40490FDB, 0x4B000001};
-    const uint32_t i = t_rand() % (uint32_t)(sizeof bits / sizeof *bits);
-    return tfb__float_of(bits[i]);
+    const uint32_t n = flushes() ? 7 : (uint32_t)(sizeof bits / sizeof *bits);
+    return tfb__float_of(bits[t_rand() % n]);
 }
 
 static const tfb_idx lengths[] = {1,  2,  3,  4,  5,  7,  8,  9,  12,  15,  16,  17,
@@ -156,7 +164,7 @@ static reach panels(tfb_idx cols, tfb_idx step, tfb_idx lane, tfb_idx k, tfb_idx
 
 static float value(void) { /* now and then tiny */
     const float x = t_float();
-    const tfb_idx kind = t_int(0, 15);
+    const tfb_idx kind = flushes() ? 15 : t_int(0, 15);
     return kind == 0 ? x * 1e-30f : kind == 1 ? x * 1e-40f : x;
 }
 
@@ -700,11 +708,12 @@ static void collect(void) {
 
 /* --- map --- */
 static void map_case(tfb_fn fn, tfb_idx n, int in_place, int wild) {
-    float *x = numbers(n, t_int(0, 1) ? 2.0f : 90.0f), *want = room(n), *y;
+    float *x = numbers(n, t_int(0, 1) || flushes() ? 2.0f : 90.0f);
+    float *want = room(n), *y;
     tfb_idx i;
     for (i = 0; wild && i < n; i++) {
         if (t_int(0, 2) == 0) x[i] = special();
-        if (t_int(0, 2) == 0) x[i] = tfb__float_of(t_rand() << 3);
+        if (t_int(0, 2) == 0 && !flushes()) x[i] = tfb__float_of(t_rand() << 3);
     }
     for (i = 0; i < n; i++) want[i] = apply(fn, x[i]);
     y = in_place ? x : room(n);
@@ -1278,7 +1287,8 @@ int main(int argc, char **argv) {
             continue;
         }
         isa = ctx.isa;
-        run_table(name, argc, argv);
+        if (t_comparable(isa)) run_table(name, argc, argv);
+        else printf("skip %s: not of this build's arithmetic (TFB__UNFUSED)\n", name);
     }
     tfb_ctx_free(&ctx);
     FINISH();

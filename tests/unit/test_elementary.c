@@ -217,7 +217,8 @@ static void tables(tfb_fn fn) {
     int i, others = 0;
     t_ctx(&ctx, NULL);
     for (i = 0; tfb__isa_row_get(i, &row); i++) {
-        if (!tfb__isa_usable(&row, ctx.cpu) || row.kernels == &tfb__kernels_scalar)
+        if (!tfb__isa_usable(&row, ctx.cpu) || !t_comparable(row.kernels) ||
+            row.kernels == &tfb__kernels_scalar)
             continue;
         other_table = row.kernels;
         over_sample(fn, table_step, see_tables);
