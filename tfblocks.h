@@ -50,6 +50,7 @@
  *   TFB_SELF                 the header's name in quotes, if you renamed it
  *   TFB_SCALAR               no vector code at all
  *   TFB_SOFT_FMA             fma in double arithmetic even where there is an instruction
+ *   TFB_EXACT                no table without fma (SSE2, WebAssembly): the scalar one there
  *   TFB_PTHREADS             tfb_ctx_threads and its pool; needs pthreads
  *   TFB_USE_CBLAS            large float32 products go to cblas_sgemm of the library you
  *                            link; their bits are then its own. TFB_CBLAS_HEADER names
@@ -64,7 +65,9 @@
  *            first key of the sequence wherever that lies. Elementary functions are our
  *            own. fma, division and square root are the IEEE ones; the rounding mode is
  *            never touched. Outside: builds with -ffast-math or x87 arithmetic, large
- *            products under TFB_USE_CBLAS; tfb_build_info tells.
+ *            products under TFB_USE_CBLAS, tables without fma (SSE2 and WebAssembly,
+ *            see TFB_EXACT); tfb_build_info tells. 32-bit Arm's NEON and Helium flush
+ *            subnormals: there numbers that meet none have the same bits.
  *   Threads  One context per thread. Tensors, packs and caches that are only read may be
  *            shared. The library starts no thread unless tfb_ctx_threads is called.
  *   Alias    Outputs overlap no input unless a function says so; inputs may overlap.
