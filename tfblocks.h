@@ -3207,7 +3207,7 @@ TFB__INLINE v128_t tfb__bits_wasm(int32_t bits) {
 #define TFB__VDIV(a, b)       TFB__FN(div)(a, b)
 #define TFB__VFMA(a, b, c)    __arm_vfmaq_f32(c, a, b)
 #define TFB__VMAX(a, b)       tfb__max_helium(a, b)
-#define TFB__VLT(a, b)        __arm_vcmpltq_f32(a, b)
+#define TFB__VLT(a, b)        __arm_vcmpgtq_f32(b, a) /* "less" is true of NaN */
 #define TFB__VEQ(a, b)        __arm_vcmpeqq_f32(a, b)
 #define TFB__VSEL(m, a, b)    __arm_vpselq_f32(a, b, m)
 #define TFB__VMASK(bits)      tfb__bits_helium((unsigned)(bits))

@@ -115,7 +115,7 @@ static int flushes(void) {
     const float tiny = 1e-40f, one = 1, zero = 0;
     float y0, y1;
     isa->rotate(1, &tiny, &zero, 1, &y0, &y1, 1, &one, &zero);
-    return tfb__bits_of(y0) == 0;
+    return TFB__HELIUM || tfb__bits_of(y0) == 0; /* gcc uses it for scalar code too */
 }
 
 static float special(void) { /* of the first seven where subnormals are flushed */
