@@ -2,7 +2,7 @@
 CC      = cc
 CLANG   = clang-14
 TORCH   = /usr/bin/python3
-CFLAGS  = -std=c99 -O2 -g1
+CFLAGS  = -std=c99 -O1 -g1 # gcc gives kernels -O3 itself
 WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef \
           -Wcast-qual -Wstrict-prototypes -Wdouble-promotion -Wvla -Werror
 LINKED  = -DTFB__TABLES=2
