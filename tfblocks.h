@@ -40,8 +40,9 @@
  *   [17] KV CACHES
  *   [18] CHUNKED FORWARD
  *   [19] CONVOLUTION AND SCANS
- *   [20] MIXERS                  random numbers, parameters, the QKV block, its mixers
- *   [21] TAIL                    pitfalls, changes, licence
+ *   [20] LONG CONVOLUTIONS       direct sums, Fourier transforms of any length
+ *   [21] MIXERS                  random numbers, parameters, the QKV block, its mixers
+ *   [22] TAIL                    pitfalls, changes, licence
  * A function with _ref in its name is the plain-loop definition of what stands beside it.
  *
  * Switches, defined before the include:
@@ -915,6 +916,44 @@ TFB_API tfb_status tfb_selective_scan(tfb_ctx *ctx, const tfb_tensor *x,
 TFB_API tfb_status tfb_ssd(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *dt,
                            const tfb_tensor *a, const tfb_tensor *b, const tfb_tensor *c,
                            const tfb_scan_opts *opts, tfb_tensor *y);
+
+/* --- Long convolutions. --- */
+typedef enum tfb_edge { /* what lies beyond the ends of an axis */
+                        TFB_EDGE_ZERO,
+                        TFB_EDGE_CIRCULAR, /* the other end */
+                        TFB_EDGE_CAUSAL /* zeros, and taps of negative lag are left out */
+} tfb_edge;
+
+typedef enum tfb_conv_method {
+    TFB_CONV_AUTO, /* the one that is likely to be faster for these extents */
+    TFB_CONV_DIRECT,
+    TFB_CONV_FFT
+} tfb_conv_method;
+
+typedef struct tfb_long_conv_opts {
+    const tfb_tensor *shortcut; /* [C]: + shortcut x, or NULL */
+    tfb_edge edge[3];           /* of each spatial axis */
+    int first_tap;              /* lag 0 is at tap 0 of each axis, else at tap K / 2 */
+    tfb_conv_method method;
+} tfb_long_conv_opts;
+
+/* tfb_long_conv: y[n] = sum over taps t of k[t] x[n - (t - origin)] + shortcut x[n], each
+ *   channel by itself: a true convolution, a tap of positive lag meets the past.
+ *   x, y [B, .., C]  k [.., C] or, one for each sample, [B, .., C]   F32, any strides
+ *   .. are one to three spatial axes; k has extents of its own, at least 1, on a circular
+ *   axis at most that of x. Causal is for one axis
+ *   opts     NULL: zeros beyond the ends, the origin in the centre
+ *   method   any of them, as long as sums by Fourier transform are not there: direct
+ *   direct   within the numeric contract: the matmul rule over the inputs in row-major
+ *            order, blocks counted from the first input; places a tap does not meet are
+ *            skipped, and so are blocks it does not meet
+ *   alias    y may be x; otherwise it overlaps nothing
+ *   scratch  a worker: 64 bytes for each place of x and of k, and 11 KB; whatever B and C
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
+ *   cost     direct: 2 B C flops for each tap that meets an input
+ *   source   reference: tfb__long_conv_ref */
+TFB_API tfb_status tfb_long_conv(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *k,
+                                 const tfb_long_conv_opts *opts, tfb_tensor *y);
 
 /* --- Random numbers and parameters. --- */
 /* tfb_uniform: y[i] = lo + u (hi - lo), 0 <= u < 1, u from Philox4x32-10 with key seed
@@ -2315,6 +2354,27 @@ typedef struct tfb__conv {
     tfb_fn act;
 } tfb__conv;
 
+/* Neighbouring outputs of a long convolution and the inputs they need. A run is `inputs`
+ * neighbouring rows from x on; output r has for input i tap number tap + r - i of the row
+ * of the kernel at k, if that is 0 .. taps - 1. */
+#define TFB__TAP_OUTPUTS 8
+#define TFB__TAP_RUNS    32
+
+typedef struct tfb__tap_run {
+    const float *x, *k; /* rows of 16 */
+    tfb_idx inputs, tap;
+} tfb__tap_run;
+
+/* Adds runs to the block at hand and, with the last ones of a block, that to the sums. Of
+ * met and begun bit r says that output r has a tap in this block, in one before. */
+typedef struct tfb__taps {
+    tfb_idx taps;
+    int outputs, runs, last;
+    unsigned met, begun;
+    float *block, *sum; /* [outputs][16] */
+    tfb__tap_run run[TFB__TAP_RUNS];
+} tfb__taps;
+
 enum { TFB__SCAN_NEXT = 4 };
 
 /* A panel of 16 channels of a scan: x, z, y [rows][16] and dt, which is used up, with its
@@ -2352,6 +2412,7 @@ typedef struct tfb__kernels {
     tfb_body_fn merge;     /* arg: tfb__merge; i: a row of the output */
     void (*conv)(const tfb__conv *s);
     void (*scan)(const tfb__scan *s);
+    void (*taps)(tfb__taps *s);
 } tfb__kernels;
 
 #define TFB__BLOCK      256  /* k per chain of fma: CONTRACT section 3 */
@@ -4737,6 +4798,88 @@ static void TFB__FN(scan)(const tfb__scan *s) {
     }
 }
 
+/* --- Long convolutions: 16 channels side by side, outputs that share inputs. --- */
+#undef TFB__TAP_EACH
+#undef TFB__TAP_LOAD
+#undef TFB__TAP_STEP
+#undef TFB__TAP_STORE
+#define TFB__TAP_EACH(X)  X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define TFB__TAP_LOAD(r)  TFB__VF b##r = TFB__VLOAD(b + (r)*TFB__PANEL);
+#define TFB__TAP_STEP(r)  b##r = TFB__VFMA(v, TFB__VLOAD(k + ((r)-i) * TFB__PANEL), b##r);
+#define TFB__TAP_STORE(r) TFB__VSTORE(b + (r)*TFB__PANEL, b##r);
+
+/* n inputs that meet taps of all eight outputs, the first of them tap k of output 0. */
+TFB__INLINE void TFB__FN(taps_all)(const float *x, const float *k, tfb_idx n, float *b) {
+    tfb_idx i;
+    TFB__TAP_EACH(TFB__TAP_LOAD)
+    for (i = 0; i < n; i++) {
+        const TFB__VF v = TFB__VLOAD(x + i * TFB__PANEL);
+        TFB__TAP_EACH(TFB__TAP_STEP)
+    }
+    TFB__TAP_EACH(TFB__TAP_STORE)
+}
+
+/* The same for one output. */
+TFB__INLINE void TFB__FN(taps_one)(const float *x, const float *k, tfb_idx n, float *b) {
+    tfb_idx i;
+    TFB__TAP_LOAD(0)
+    for (i = 0; i < n; i++) {
+        const TFB__VF v = TFB__VLOAD(x + i * TFB__PANEL);
+        TFB__TAP_STEP(0)
+    }
+    TFB__TAP_STORE(0)
+}
+
+/* Lanes l .. of inputs lo .. hi - 1 of a run for each output by itself. */
+TFB__INLINE void TFB__FN(taps_some)(const tfb__taps *s, const tfb__tap_run *u, tfb_idx l,
+                                    tfb_idx lo, tfb_idx hi) {
+    tfb_idx r;
+    for (r = 0; r < s->outputs && lo < hi; r++) {
+        const tfb_idx tap = u->tap + r, first = TFB__MAX(tap - s->taps + 1, lo);
+        const tfb_idx end = TFB__MIN(tap + 1, hi);
+        if (first < end)
+            TFB__CALL(taps_one, u->x + first * TFB__PANEL + l,
+                      u->k + (tap - first) * TFB__PANEL + l, end - first,
+                      s->block + r * TFB__PANEL + l);
+    }
+}
+
+/* Inputs lo .. hi - 1 meet taps of all eight, where there are eight outputs. */
+TFB__INLINE void TFB__FN(taps_run)(const tfb__taps *s, const tfb__tap_run *u, tfb_idx l) {
+    tfb_idx lo = TFB__MAX(u->tap + TFB__TAP_OUTPUTS - s->taps, 0);
+    tfb_idx hi = TFB__MIN(u->tap + 1, u->inputs);
+    if (s->outputs < TFB__TAP_OUTPUTS || lo >= hi) lo = hi = u->inputs;
+    TFB__CALL(taps_some, s, u, l, 0, lo);
+    if (lo < hi)
+        TFB__CALL(taps_all, u->x + lo * TFB__PANEL + l,
+                  u->k + (u->tap - lo) * TFB__PANEL + l, hi - lo, s->block + l);
+    TFB__CALL(taps_some, s, u, l, hi, u->inputs);
+}
+
+static void TFB__FN(taps)(tfb__taps *s) {
+    tfb_idx l, r;
+    int i;
+    for (i = 0; i < s->runs; i++)
+        for (r = 0; r < s->outputs; r++) {
+            const tfb_idx tap = s->run[i].tap + r;
+            if (tap >= 0 && tap - s->taps + 1 < s->run[i].inputs) s->met |= 1u << r;
+        }
+    for (l = 0; l < TFB__PANEL; l += TFB__VW) {
+        for (i = 0; i < s->runs; i++) TFB__CALL(taps_run, s, s->run + i, l);
+        for (r = 0; s->last && r < s->outputs; r++) {
+            float *block = s->block + r * TFB__PANEL + l;
+            float *sum = s->sum + r * TFB__PANEL + l;
+            TFB__VF v = TFB__VLOAD(block);
+            if (s->begun >> r & 1) v = TFB__VADD(TFB__VLOAD(sum), v);
+            if (s->met >> r & 1) TFB__VSTORE(sum, v);
+            TFB__VSTORE(block, TFB__VSET1(0.0f));
+        }
+    }
+    if (!s->last) return;
+    s->begun |= s->met;
+    s->met = 0;
+}
+
 #if TFB__PASS != TFB__PASS_SCALAR && TFB__TABLES
 extern const tfb__kernels TFB__FN(kernels);
 const tfb__kernels TFB__FN(kernels) = {
@@ -4760,6 +4903,7 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(merge),
     TFB__FN(conv),
     TFB__FN(scan),
+    TFB__FN(taps),
 };
 #undef TFB__STRING
 #undef TFB__STRING2
@@ -10643,7 +10787,354 @@ TFB__UNUSED static void tfb__ssd_ref(const tfb_tensor *x, const tfb_tensor *dt,
             }
 }
 
-/* ===== [20] MIXERS ================================================================== */
+/* ===== [20] LONG CONVOLUTIONS ======================================================= */
+/* Channels go in panels of 16. A task takes some samples of a panel: all places of x and
+ * of the kernel are copied to [places][16], whatever their strides, before outputs are
+ * written: so y may be x, and scratch depends on neither B nor C. */
+
+#define TFB__LONG_ROWS 32 /* of outputs that are kept before they are written */
+
+/* A call as resolved: three spatial axes, those in front with extent 1; a causal axis is
+ * one of zeros with the taps of negative lag cut off. */
+typedef struct tfb__long_call {
+    tfb_tensor x, k, y, shortcut; /* [B, n0, n1, n2, C]; shortcut: ndim 0 if absent */
+    tfb_idx n[3], taps[3], origin[3], places, all_taps;
+    int circular[3];
+    tfb_idx groups; /* of samples: so many tasks are there for a panel */
+    size_t worker_bytes;
+    char *scratch;
+    const tfb__kernels *isa;
+} tfb__long_call;
+
+/* A worker's memory. */
+typedef struct tfb__long_room {
+    float *x, *k, *y, *turned, *shortcut, *block;
+    tfb__taps *taps;
+} tfb__long_room;
+
+static size_t tfb__long_carve(const tfb__long_call *s, char *memory, tfb__long_room *m) {
+    size_t used = 0;
+    m->x = tfb__panels(memory, &used, 1, s->places);
+    m->k = tfb__panels(memory, &used, 1, s->all_taps);
+    m->y = tfb__panels(memory, &used, 1, TFB__LONG_ROWS);
+    m->turned = tfb__panels(memory, &used, 1, TFB__LONG_ROWS);
+    m->shortcut = tfb__panels(memory, &used, 1, 1);
+    m->block = tfb__panels(memory, &used, 1, TFB__TAP_OUTPUTS);
+    m->taps = memory ? (tfb__taps *)(void *)(memory + used) : NULL;
+    return tfb__round64(tfb__size_add(used, sizeof *m->taps));
+}
+
+/* Sample b of a panel of t, all its places, n channels from c on. */
+static void tfb__long_in(const tfb__long_call *s, const tfb_tensor *t, tfb_idx b,
+                         tfb_idx c, tfb_idx n, float *panel) {
+    const tfb_idx *st = t->stride, rows = t->shape[1] * t->shape[2], row = t->shape[3];
+    tfb_idx i;
+    for (i = 0; i < rows; i++)
+        tfb__panel_in(s->isa,
+                      (const float *)t->data + b * st[0] + i / t->shape[2] * st[1] +
+                          i % t->shape[2] * st[2] + c * st[4],
+                      st[4], st[3], row, n, panel + i * row * TFB__PANEL);
+}
+
+/* Flushes the runs collected; last: they are the last of a block. */
+static void tfb__long_flush(const tfb__long_call *s, tfb__taps *t, int last) {
+    t->last = last;
+    if (t->runs || t->met) s->isa->taps(t);
+    t->runs = 0;
+}
+
+/* Inputs of the row at `row` (its first place) for outputs at .. of the last axis, at
+ * kernel row k, in ascending order; *block is the block of the run before. */
+static void tfb__long_row(const tfb__long_call *s, const tfb__long_room *m, tfb_idx at,
+                          tfb_idx row, tfb_idx k, tfb_idx *block) {
+    const tfb_idx N = s->n[2], K = s->taps[2], lag = at + s->origin[2];
+    tfb__taps *t = m->taps;
+    tfb_idx begin, end, turn;
+    for (begin = 0; begin < N; begin = end) {
+        end = TFB__MIN(N, ((row + begin) / TFB__BLOCK + 1) * TFB__BLOCK - row);
+        for (turn = -s->circular[2]; turn <= s->circular[2]; turn++) {
+            const tfb_idx tap = lag + turn * N;
+            const tfb_idx lo = TFB__MAX(begin, tap - K + 1);
+            const tfb_idx hi = TFB__MIN(end, tap + t->outputs);
+            tfb__tap_run *run;
+            if (lo >= hi) continue;
+            if ((row + lo) / TFB__BLOCK != *block) tfb__long_flush(s, t, 1);
+            else if (t->runs == TFB__TAP_RUNS) tfb__long_flush(s, t, 0);
+            run = t->run + t->runs++;
+            *block = (row + lo) / TFB__BLOCK;
+            run->x = m->x + (row + lo) * TFB__PANEL;
+            run->k = m->k + k * TFB__PANEL;
+            run->inputs = hi - lo;
+            run->tap = tap - lo;
+        }
+    }
+}
+
+/* Which tap of an axis output n has for input m, if that is one. */
+static tfb_idx tfb__long_tap(const tfb__long_call *s, int axis, tfb_idx n, tfb_idx m) {
+    const tfb_idx tap = n + s->origin[axis] - m, N = s->n[axis];
+    if (!s->circular[axis]) return tap;
+    return tap < 0 ? tap + N : tap >= N ? tap - N : tap;
+}
+
+/* The inputs lo .. hi - 1 of an axis hold all that output n needs. */
+static void tfb__long_reach(const tfb__long_call *s, int axis, tfb_idx n, tfb_idx *lo,
+                            tfb_idx *hi) {
+    const tfb_idx last = n + s->origin[axis], first = last - s->taps[axis] + 1;
+    *lo = TFB__MAX(first, 0);
+    *hi = TFB__MIN(last + 1, s->n[axis]);
+    if (s->circular[axis] && (first < 0 || last >= s->n[axis])) *lo = 0, *hi = s->n[axis];
+}
+
+/* t->outputs outputs from place `at` of the last axis on, into t->sum. */
+static void tfb__long_outputs(const tfb__long_call *s, const tfb__long_room *m,
+                              const tfb_idx *at) {
+    tfb_idx i, j, lo0, hi0, lo1, hi1, block = -1;
+    tfb__taps *t = m->taps;
+    t->met = t->begun = 0;
+    t->runs = 0;
+    tfb__long_reach(s, 0, at[0], &lo0, &hi0);
+    tfb__long_reach(s, 1, at[1], &lo1, &hi1);
+    for (i = lo0; i < hi0; i++) {
+        const tfb_idx k0 = tfb__long_tap(s, 0, at[0], i);
+        if (k0 < 0 || k0 >= s->taps[0]) continue;
+        for (j = lo1; j < hi1; j++) {
+            const tfb_idx k1 = tfb__long_tap(s, 1, at[1], j);
+            if (k1 < 0 || k1 >= s->taps[1]) continue;
+            tfb__long_row(s, m, at[2], (i * s->n[1] + j) * s->n[2],
+                          (k0 * s->taps[1] + k1) * s->taps[2], &block);
+        }
+    }
+    tfb__long_flush(s, t, 1);
+}
+
+/* Some outputs of a row of the last axis, from place at[2] on, n channels from c on. */
+static void tfb__long_rows(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                           tfb_idx *at, tfb_idx rows, tfb_idx c, tfb_idx n) {
+    const tfb_idx *st = s->y.stride, first = at[2];
+    const float *x = m->x + ((at[0] * s->n[1] + at[1]) * s->n[2] + first) * TFB__PANEL;
+    tfb_idx i, l;
+    for (i = 0; i < rows; i += m->taps->outputs) {
+        at[2] = first + i;
+        m->taps->outputs = (int)TFB__MIN(TFB__TAP_OUTPUTS, rows - i);
+        m->taps->sum = m->y + i * TFB__PANEL;
+        tfb__long_outputs(s, m, at);
+    }
+    for (i = 0; s->shortcut.ndim && i < rows * TFB__PANEL; i += TFB__PANEL)
+        for (l = 0; l < TFB__PANEL; l++)
+            m->y[i + l] = TFB__FMA(m->shortcut[l], x[i + l], m->y[i + l]);
+    tfb__panel_out(s->isa, m->y, rows, n,
+                   (float *)s->y.data + b * st[0] + at[0] * st[1] + at[1] * st[2] +
+                       first * st[3] + c * st[4],
+                   st[4], st[3], m->turned);
+}
+
+static void tfb__long_direct(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                             tfb_idx c, tfb_idx n) {
+    tfb_idx at[3];
+    m->taps->taps = s->taps[2];
+    m->taps->block = m->block;
+    memset((void *)m->block, 0, TFB__TAP_OUTPUTS * TFB__PANEL * sizeof *m->block);
+    for (at[0] = 0; at[0] < s->n[0]; at[0]++)
+        for (at[1] = 0; at[1] < s->n[1]; at[1]++) {
+            tfb_idx i;
+            for (i = 0; i < s->n[2]; i += TFB__LONG_ROWS) {
+                at[2] = i;
+                tfb__long_rows(s, m, b, at, TFB__MIN(TFB__LONG_ROWS, s->n[2] - i), c, n);
+            }
+        }
+}
+
+static void tfb__long_task(void *arg, tfb_idx task, int worker) {
+    const tfb__long_call *s = (const tfb__long_call *)arg;
+    const tfb_idx c = task / s->groups * TFB__PANEL, group = task % s->groups;
+    const tfb_idx B = s->x.shape[0], end = B * (group + 1) / s->groups;
+    const tfb_idx n = TFB__MIN(TFB__PANEL, s->x.shape[4] - c);
+    tfb_idx b = B * group / s->groups;
+    tfb__long_room m;
+    int fresh = 1;
+    tfb__long_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &m);
+    tfb__panel_of(s->isa, &s->shortcut, 0, c, n, m.shortcut);
+    for (; b < end; b++, fresh = 0) {
+        if (fresh || s->k.stride[0]) tfb__long_in(s, &s->k, b, c, n, m.k);
+        tfb__long_in(s, &s->x, b, c, n, m.x);
+        tfb__long_direct(s, &m, b, c, n);
+    }
+}
+
+/* [B, .., C] as [B, n0, n1, n2, C]; one that all samples share gets stride 0. */
+static tfb_tensor tfb__long_view(const tfb_tensor *t, tfb_idx B, int axes) {
+    const int first = t->ndim - axes - 1;
+    tfb_tensor v = *t;
+    int i;
+    v.ndim = 5;
+    v.shape[0] = B;
+    v.stride[0] = first && B > 1 ? t->stride[0] : 0;
+    for (i = 1; i < 4; i++) {
+        const int from = i + axes - 4;
+        v.shape[i] = from < 0 ? 1 : t->shape[first + from];
+        v.stride[i] = from < 0 ? 0 : t->stride[first + from];
+    }
+    v.shape[4] = t->shape[t->ndim - 1];
+    v.stride[4] = t->stride[t->ndim - 1];
+    return v;
+}
+
+static tfb_status tfb__long_check_axis(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                       const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                       int i) {
+    const int axes = x->ndim - 2, at = k->ndim - axes - 1 + i;
+    const tfb_edge edge = o->edge[i];
+    TFB__REQUIRE((int)edge >= 0 && edge <= TFB_EDGE_CAUSAL, ctx, TFB_ERR_ARG,
+                 "%s: edge[%d] is %d, which is none", fn, (tfb_idx)i, (tfb_idx)edge);
+    TFB__REQUIRE(edge != TFB_EDGE_CAUSAL || axes == 1, ctx, TFB_ERR_ARG,
+                 "%s: edge[%d] is causal, x has %d axes, needs 1", fn, (tfb_idx)i,
+                 (tfb_idx)axes);
+    TFB__REQUIRE(k->shape[at] > 0, ctx, TFB_ERR_SHAPE, "%s: k.shape[%d] is 0", fn,
+                 (tfb_idx)at);
+    TFB__REQUIRE(edge != TFB_EDGE_CIRCULAR || k->shape[at] <= x->shape[i + 1], ctx,
+                 TFB_ERR_SHAPE, "%s: k.shape[%d] is %d, the circular axis of x has %d",
+                 fn, (tfb_idx)at, k->shape[at], x->shape[i + 1]);
+    return TFB_OK;
+}
+
+static tfb_status tfb__long_check(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                  const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                  const tfb_tensor *y) {
+    const int f32 = TFB__MASK(TFB_F32);
+    int i;
+    TFB__TRY(tfb__check(ctx, fn, "x", x, f32, 3, 5));
+    TFB__TRY(tfb__check(ctx, fn, "k", k, f32, x->ndim - 1, x->ndim));
+    TFB__TRY(tfb__check_extent(ctx, fn, "k", k, k->ndim - 1, x->shape[x->ndim - 1]));
+    if (k->ndim == x->ndim) TFB__TRY(tfb__check_extent(ctx, fn, "k", k, 0, x->shape[0]));
+    TFB__TRY(
+        tfb__check_vector(ctx, fn, "shortcut", o->shortcut, f32, x->shape[x->ndim - 1]));
+    for (i = 0; i < x->ndim - 2; i++) TFB__TRY(tfb__long_check_axis(ctx, fn, x, k, o, i));
+    TFB__REQUIRE((int)o->method >= 0 && o->method <= TFB_CONV_FFT, ctx, TFB_ERR_ARG,
+                 "%s: method is %d, which is none", fn, (tfb_idx)o->method);
+    TFB__TRY(tfb__check_shape(ctx, fn, "y", y, x->ndim, x->shape));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 1));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "k", k, 0));
+    return tfb__check_alias(ctx, fn, "y", y, "shortcut", o->shortcut, 0);
+}
+
+static void tfb__long_resolve(const tfb_ctx *ctx, const tfb_tensor *x,
+                              const tfb_tensor *k, const tfb_long_conv_opts *o,
+                              const tfb_tensor *y, tfb__long_call *s) {
+    const int axes = x->ndim - 2;
+    tfb_idx panels;
+    int i;
+    memset((void *)s, 0, sizeof *s);
+    s->isa = ctx->isa;
+    s->x = tfb__long_view(x, x->shape[0], axes);
+    s->k = tfb__long_view(k, x->shape[0], axes);
+    s->y = tfb__long_view(y, x->shape[0], axes);
+    if (o->shortcut) s->shortcut = *o->shortcut;
+    for (i = 0; i < 3; i++) {
+        const tfb_edge edge = i + axes < 3 ? TFB_EDGE_ZERO : o->edge[i + axes - 3];
+        s->n[i] = s->x.shape[i + 1];
+        s->origin[i] = o->first_tap ? 0 : s->k.shape[i + 1] / 2;
+        s->circular[i] = edge == TFB_EDGE_CIRCULAR;
+        if (edge != TFB_EDGE_CAUSAL) continue;
+        if (s->k.data) s->k.data = (float *)s->k.data + s->origin[i] * s->k.stride[i + 1];
+        s->k.shape[i + 1] -= s->origin[i];
+        s->origin[i] = 0;
+    }
+    for (i = 0; i < 3; i++) s->taps[i] = s->k.shape[i + 1];
+    s->places = s->n[0] * s->n[1] * s->n[2];
+    s->all_taps = s->taps[0] * s->taps[1] * s->taps[2];
+    panels = (s->x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
+    s->groups = (tfb__workers(ctx) + panels - 1) / panels;
+    s->groups = TFB__MIN(s->groups, s->x.shape[0]);
+}
+
+TFB_API tfb_status tfb_long_conv(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *k,
+                                 const tfb_long_conv_opts *opts, tfb_tensor *y) {
+    const char *fn = "tfb_long_conv";
+    tfb_long_conv_opts o;
+    tfb__long_call s;
+    tfb__long_room m;
+    tfb__mark mark;
+    tfb_status status;
+    TFB__ENTER(ctx);
+    memset((void *)&o, 0, sizeof o);
+    if (opts) o = *opts;
+    TFB__TRY(tfb__long_check(ctx, fn, x, k, &o, y));
+    if (tfb_numel(y) == 0) return TFB_OK;
+    tfb__long_resolve(ctx, x, k, &o, y, &s);
+    s.worker_bytes = tfb__long_carve(&s, NULL, &m);
+    mark = tfb__scratch_begin(ctx);
+    s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), s.worker_bytes);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring)
+        tfb__parallel(ctx,
+                      (x->shape[x->ndim - 1] + TFB__PANEL - 1) / TFB__PANEL * s.groups,
+                      tfb__long_task, &s);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- Reference. y overlaps no input. --- */
+/* The tap number output n has for input m on an axis, -1 if none. */
+static tfb_idx tfb__tap_ref(const tfb_long_conv_opts *o, int axis, tfb_idx N, tfb_idx K,
+                            tfb_idx n, tfb_idx m) {
+    const tfb_idx origin = o->first_tap ? 0 : K / 2;
+    tfb_idx tap = n + origin - m;
+    if (o->edge[axis] == TFB_EDGE_CIRCULAR) tap = (tap + N) % N;
+    if (o->edge[axis] == TFB_EDGE_CAUSAL && tap < origin) return -1;
+    return tap < K ? tap : -1;
+}
+
+/* The tap that output n has for input m, both numbers of places; NULL if none. `taps`:
+ * the channel's first. */
+static const float *tfb__taps_ref(const tfb_tensor *x, const tfb_tensor *k,
+                                  const float *taps, const tfb_long_conv_opts *o,
+                                  tfb_idx n, tfb_idx m) {
+    const int first = k->ndim - (x->ndim - 1);
+    int i;
+    for (i = x->ndim - 3; i >= 0; i--) {
+        const tfb_idx N = x->shape[i + 1], K = k->shape[first + i];
+        const tfb_idx tap = tfb__tap_ref(o, i, N, K, n % N, m % N);
+        if (tap < 0) return NULL;
+        taps += tap * k->stride[first + i];
+        n /= N;
+        m /= N;
+    }
+    return taps;
+}
+
+TFB__UNUSED static void tfb__long_conv_ref(const tfb_tensor *x, const tfb_tensor *k,
+                                           const tfb_long_conv_opts *o, tfb_tensor *y) {
+    const tfb_idx C = x->shape[x->ndim - 1], all = tfb_numel(x);
+    const tfb_idx places = all ? all / x->shape[0] / C : 0;
+    const float *in = (const float *)x->data;
+    tfb_idx i, m;
+    for (i = 0; i < all; i++) {
+        const tfb_idx c = i % C, n = i / C % places, b = i / C / places;
+        const float *taps = (const float *)k->data + c * k->stride[k->ndim - 1];
+        float sum = 0, block = 0;
+        tfb_idx met = -1, begun = 0; /* the block at hand, blocks before it */
+        if (k->ndim == x->ndim) taps += b * k->stride[0];
+        for (m = 0; m < places; m++) {
+            const float *tap = tfb__taps_ref(x, k, taps, o, n, m);
+            if (!tap) continue;
+            if (met >= 0 && met != m / TFB__BLOCK) {
+                sum = begun++ ? sum + block : block;
+                block = 0;
+            }
+            met = m / TFB__BLOCK;
+            block = TFB__FMA(*tap, in[tfb__offset(x, x->ndim, (b * places + m) * C + c)],
+                             block);
+        }
+        sum = begun ? sum + block : block;
+        if (o->shortcut)
+            sum = TFB__FMA(tfb__vector_at(o->shortcut, c), in[tfb__offset(x, x->ndim, i)],
+                           sum);
+        ((float *)y->data)[tfb__offset(y, y->ndim, i)] = sum;
+    }
+}
+
+/* ===== [21] MIXERS ================================================================== */
 
 /* --- Random numbers: Philox4x32-10, Salmon et al. 2011. --- */
 static void tfb__mulhilo(uint32_t a, uint32_t b, uint32_t *hi, uint32_t *lo) {
@@ -12002,7 +12493,7 @@ TFB_API tfb_mixer tfb_mamba_as_mixer(tfb_mamba *m) {
     return mixer;
 }
 
-/* ===== [21] TAIL ==================================================================== */
+/* ===== [22] TAIL ==================================================================== */
 
 #ifdef __cplusplus
 }
