@@ -1203,6 +1203,171 @@ TFB_API size_t tfb_mamba_bytes(const tfb_mamba_opts *opts);
 TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_opts *opts,
                                   void *mem, size_t mem_bytes);
 
+/* --- The CKConv mixer: a depthwise convolution as long as its input, the kernel of which
+ * a small network makes from coordinates: y = ckconv(v), ckconv(x) = k * x + shortcut x;
+ * gated y = q ckconv(k v). --- */
+#define TFB_CKCONV_LAYERS 8 /* hidden layers at most */
+
+/* The tap that meets the token l places back (the lag, < 0: ahead) stands at coordinate
+ * p = l / (L - 1) of its axis, L the length given to init, (L + 1) / 2 on circular axes.
+ * Longer inputs run past +-1. p goes through e [E], hidden layers [M] and a linear one. */
+typedef enum tfb_ckconv_kind {
+    TFB_CKCONV_SIREN,   /* e = sin(omega (W0 p + b0)), h = sin(omega (W h + b)) */
+    TFB_CKCONV_FOURIER, /* e = [cos(W0 p), sin(W0 p)], h = gelu_erf(W h + b) */
+    TFB_CKCONV_TAPS     /* no network: the taps themselves are parameters */
+} tfb_ckconv_kind;
+
+/* What the made taps are multiplied by, |p_a| p_a's magnitude, sums over the axes. */
+typedef enum tfb_ckconv_mask {
+    TFB_CKCONV_OPEN,
+    TFB_CKCONV_EXPONENTIAL, /* exp(-sum |p_a| mask_ac) */
+    TFB_CKCONV_GAUSSIAN     /* exp(-0.5 sum (p_a / mask_ac)^2), mask_ac first brought
+                               between mask_least[a] and 3.12216: 0.95 left at p = 1 */
+} tfb_ckconv_mask;
+
+typedef struct tfb_ckconv {
+    tfb_idx channels;  /* C */
+    int axes;          /* d: 1 to 3 */
+    tfb_edge edge[3];  /* CAUSAL: one axis only */
+    tfb_idx length[3]; /* L, at least 2, on circular axes 3; TAPS: not read */
+    tfb_ckconv_kind kind;
+    tfb_ckconv_mask mask;
+    tfb_conv_method method;
+    int gated;
+    float omega, mask_least[3];
+    int layers;        /* hidden ones, at least 1 */
+    tfb_tensor w0, b0; /* [E, d], [E]; FOURIER: [E / 2, d], none */
+    tfb_tensor w[TFB_CKCONV_LAYERS], b[TFB_CKCONV_LAYERS]; /* [M, E or M], [M] */
+    tfb_tensor w_out, b_out;                               /* [C, M], [C] */
+    tfb_tensor mask_weight;                                /* [d, C]; OPEN: ndim 0 */
+    tfb_tensor taps;                                       /* [.., C]; else ndim 0 */
+    tfb_tensor shortcut;                                   /* [C]; ndim 0: none */
+    tfb_tensor film_w1, film_b1;   /* [64, n], [64]; ndim 0: no conditioning */
+    tfb_tensor film_w2, film_b2;   /* [layers 2 M, 64], [layers 2 M] */
+    struct tfb__ckconv_kept *kept; /* private */
+} tfb_ckconv;
+TFB_API tfb_mixer tfb_ckconv_as_mixer(tfb_ckconv *m); /* m must outlive it */
+
+typedef struct tfb_ckconv_opts {
+    tfb_idx channels;
+    int axes; /* 0 means 1 */
+    tfb_edge edge[3];
+    tfb_idx length[3]; /* TAPS: extents of the kernel */
+    tfb_ckconv_kind kind;
+    tfb_ckconv_mask mask;
+    tfb_conv_method method;
+    int gated, no_shortcut;
+    tfb_idx embed, hidden, layers;   /* E, M, hidden layers; 0 means M, 64, 1 */
+    tfb_idx cond;                    /* of conditioning vectors; 0: none */
+    float omega, omega0, mask_least; /* 0 means 1, 30, mask_least below */
+    uint64_t seed;
+} tfb_ckconv_opts;
+
+/* tfb_ckconv_bytes, tfb_ckconv_init: as tfb_qkv_bytes and tfb_qkv_init.
+ *   w0 in +- 2 pi omega0 / d, hidden weights in +- sqrt(6 / in), w_out in that times
+ *   sqrt(1 / product of L), biases 0; shortcut and taps in +- 1 / sqrt(C) and
+ *   +- 1 / sqrt(number of taps). Exponential masks: from 2.3 / d at channel 0 to
+ *   13.81 / d at the last, evenly. Gaussian: from 0.46599 (0.1 is left at p = 1) of a
+ *   step 1 / (L - 1), which is also the default of mask_least, to 0.46599, evenly in the
+ *   logarithm
+ *   FiLM: gamma, beta = Linear(gelu_erf(Linear(cond))), [gamma M, beta M] for each hidden
+ *   layer, whose h becomes gamma h + beta; the first weight as tfb_linear's default, the
+ *   second 0, so that at first gamma is 1 and beta 0
+ *   source   Romero et al. 2022 (CKConv), Sitzmann et al. 2020 (SIREN), Perez et al. 2018
+ *            (FiLM), Poli et al. 2023 (masks)
+ * As a mixer: v [B, .., C] with m.axes axes. With film cond [B, n] is needed and each
+ *   sample has a kernel of its own; otherwise cond is ignored.
+ *   scratch  M floats a tap (a kept kernel: 0), and for 64 channels a float a tap, what
+ *            tfb_long_conv needs; gated a float a token besides. Does not grow with C
+ *   step     one causal axis. The sums are those of tfb_long_conv's direct method, so
+ *            are the bits: method DIRECT has them in forward too, FFT is within its
+ *            bound. Token t costs 2 C (t + 1) flops, and, unless kept, the kernel anew.
+ *            The state holds a row of C + 1 floats a token
+ *   flops    SEMANTICS: generator 2 G d E + G E (FOURIER: half the first), + 2 G in M +
+ *            G M a hidden layer, + 2 G M C, G = product of taps (causal: 2 N - 1), 0 at
+ *            inference without film; film; transform; gates 2 C T
+ *   errors   ARG, SHAPE, RANGE and tfb_long_conv's */
+TFB_API size_t tfb_ckconv_bytes(const tfb_ckconv_opts *opts);
+TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
+                                   const tfb_ckconv_opts *opts, void *mem,
+                                   size_t mem_bytes);
+
+/* tfb_ckconv_taps: extents of the kernel for an input of these: 2 N - 1, on circular axes
+ *   2 ((N + 1) / 2) - 1, on a causal one N; of TAPS those it has.
+ * tfb_ckconv_kernel: the kernel, as tfb_long_conv takes it.
+ *   kernel   [taps, C], with film [B, taps, C] for cond [B, n]; F32, any strides
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; kernel untouched
+ *   reference: tfb__ckconv_kernel_ref */
+TFB_API tfb_status tfb_ckconv_taps(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb_idx *spatial, int axes, tfb_idx *taps);
+TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
+                                     const tfb_idx *spatial, int axes,
+                                     const tfb_tensor *cond, tfb_tensor *kernel);
+
+/* Making a kernel costs more than using it. So it can be made once and kept:
+ * tfb_ckconv_prepare: makes the kernel for inputs of these extents and keeps it with m.
+ *   Calls with `inference` set whose inputs have these extents or smaller ones take it;
+ *   the bits stay the same. It is taken only if the parameters are those it was made
+ *   from, which each such call sees by a sum over them: after a change (by tfb_params_load,
+ *   by hand) kernels are made anew in each call, until prepared again
+ *   mem      aligned to 8, must outlive m or tfb_ckconv_forget, tfb_ckconv_prepare_bytes
+ *            long; NULL: from ctx.alloc
+ *   Several sizes can be kept, each in memory of its own; one of equal size, and those of
+ *   other parameters, are dropped. m must not be in use by others meanwhile
+ *   errors   ARG, SHAPE, RANGE, MEMORY, SCRATCH; UNSUPPORTED with film; m untouched
+ * tfb_ckconv_prepare_bytes: 0 if that is not legal; ctx->message says why.
+ * tfb_ckconv_forget: drops what is kept and gives memory back. */
+TFB_API size_t tfb_ckconv_prepare_bytes(tfb_ctx *ctx, const tfb_ckconv *m,
+                                        const tfb_idx *spatial, int axes);
+TFB_API tfb_status tfb_ckconv_prepare(tfb_ctx *ctx, tfb_ckconv *m, const tfb_idx *spatial,
+                                      int axes, void *mem, size_t mem_bytes);
+TFB_API void tfb_ckconv_forget(tfb_ckconv *m);
+
+/* --- The Hyena mixer, of one to three axes, in this order:
+ *   1 short convolutions of q, k and v, each channel by itself; cross-correlations
+ *   2 qk_norm of q, and of k if gate1 is the identity
+ *   3 z = q gate1(k)   4 norm of z   5 h = ckconv(z)
+ *   6 y = h gate2(v)   7 out_norm of y   --- */
+typedef struct tfb_hyena {
+    tfb_fn gate1, gate2;
+    int gate2_set;                       /* 0: gate2 is gate1 */
+    tfb_qk_norm qk_norm, norm, out_norm; /* per position over channels */
+    int eps_set, short_causal;
+    float eps;
+    tfb_tensor short_w;            /* [groups, taps ..] for 3 C channels: q's, k's, v's,
+                                      3 C / groups neighbours share a row; ndim 0: none */
+    tfb_tensor q_weight, k_weight; /* [C] each; ndim 0: ones */
+    tfb_tensor z_weight, y_weight;
+    tfb_ckconv conv; /* not gated */
+} tfb_hyena;
+TFB_API tfb_mixer tfb_hyena_as_mixer(tfb_hyena *m); /* m must outlive it */
+
+typedef struct tfb_hyena_opts {
+    tfb_ckconv_opts conv;  /* channels, axes and the seed are those of all */
+    tfb_idx short_taps[3]; /* along each axis; 0: no short convolutions */
+    tfb_idx short_groups;  /* 0 means 3 C: a row for each channel */
+    int short_causal;      /* of one axis: K - 1 zeros before the first token; else
+                               (K - 1) / 2 before and the rest behind */
+    tfb_fn gate1, gate2;   /* usual: SILU and SIGMOID */
+    int gate2_set;
+    tfb_qk_norm qk_norm, norm, out_norm;
+} tfb_hyena_opts;
+
+/* tfb_hyena_bytes, tfb_hyena_init: as tfb_qkv_bytes and tfb_qkv_init. Short weights in
+ *   +- 1 / sqrt(taps), weights of norms 1, all else as tfb_ckconv_init has it
+ *   source   Poli et al. 2023 (Hyena)
+ * As a mixer: q, k, v [B, .., C] with conv.axes axes.
+ *   scratch  that of the CKConv mixer, or (another moment) a float a token for 64
+ *            channels; with qk_norm and no gate1 C floats a token. Else does not grow
+ *            with C, but for rows of a norm
+ *   step     one axis, causal short convolutions or none: as the CKConv mixer's; short
+ *            convolutions cost 6 C taps flops, and the state 3 C (taps - 1) floats more
+ *   flops    6 C T taps, 3 C T a norm (qk_norm: 6 if k is normed too), 2 C T and C T a
+ *            gate but the identity, + CKConv's */
+TFB_API size_t tfb_hyena_bytes(const tfb_hyena_opts *opts);
+TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_opts *opts,
+                                  void *mem, size_t mem_bytes);
+
 #ifdef __cplusplus
 }
 #endif
@@ -12491,6 +12656,1515 @@ TFB_API tfb_mixer tfb_mamba_as_mixer(tfb_mamba *m) {
     mixer.ops = &tfb__mamba_ops;
     mixer.self = m;
     return mixer;
+}
+
+/* --- The CKConv mixer: its kernel. --- */
+#define TFB__CKCONV_POINTS      256 /* taps made at a time */
+#define TFB__CKCONV_FILM        64  /* width of the conditioning's hidden layer */
+#define TFB__CKCONV_MOST        (TFB__CKCONV_KERNEL_MOST + 5)
+#define TFB__CKCONV_KERNEL_MOST (2 * TFB_CKCONV_LAYERS + 6)
+#define TFB__CKCONV_WIDTH       64 /* channels of a block */
+
+/* A kernel's taps: how many, the lag of the first, lags to 1, along each axis. */
+typedef struct tfb__ckconv_grid {
+    int axes;
+    tfb_idx taps[3], first[3], points;
+    float unit[3];
+} tfb__ckconv_grid;
+
+static tfb_idx tfb__ckconv_unit(const tfb_ckconv *m, int axis) { /* L - 1 */
+    const tfb_idx L = m->length[axis];
+    return (m->edge[axis] == TFB_EDGE_CIRCULAR ? (L + 1) / 2 : L) - 1;
+}
+
+/* The parameters there are, those the kernel is made from first (*kernel of them). */
+static int tfb__ckconv_list(tfb_ckconv *m, tfb_tensor **t, const char **name,
+                            int *kernel) {
+    static const char *const w[TFB_CKCONV_LAYERS] = {
+        "ckconv.w1", "ckconv.w2", "ckconv.w3", "ckconv.w4",
+        "ckconv.w5", "ckconv.w6", "ckconv.w7", "ckconv.w8"};
+    static const char *const b[TFB_CKCONV_LAYERS] = {
+        "ckconv.b1", "ckconv.b2", "ckconv.b3", "ckconv.b4",
+        "ckconv.b5", "ckconv.b6", "ckconv.b7", "ckconv.b8"};
+    int i, n = 0, all = 0;
+#define TFB__ONE(label, tensor) (t[all] = &(tensor), name[all++] = (label))
+    TFB__ONE("ckconv.w0", m->w0);
+    TFB__ONE("ckconv.b0", m->b0);
+    for (i = 0; i < m->layers && i < TFB_CKCONV_LAYERS; i++) {
+        TFB__ONE(w[i], m->w[i]);
+        TFB__ONE(b[i], m->b[i]);
+    }
+    TFB__ONE("ckconv.w_out", m->w_out);
+    TFB__ONE("ckconv.b_out", m->b_out);
+    TFB__ONE("ckconv.mask", m->mask_weight);
+    TFB__ONE("ckconv.taps", m->taps);
+    *kernel = all;
+    TFB__ONE("ckconv.shortcut", m->shortcut);
+    TFB__ONE("ckconv.film_w1", m->film_w1);
+    TFB__ONE("ckconv.film_b1", m->film_b1);
+    TFB__ONE("ckconv.film_w2", m->film_w2);
+    TFB__ONE("ckconv.film_b2", m->film_b2);
+#undef TFB__ONE
+    for (i = 0; i < all; i++) {
+        if (i == *kernel) *kernel = n;
+        if (!t[i]->ndim) continue;
+        t[n] = t[i];
+        name[n++] = name[i];
+    }
+    return n;
+}
+
+/* What parameters of a kernel have to look like for the rest. */
+static tfb_status tfb__ckconv_check(tfb_ctx *ctx, const char *fn, const tfb_ckconv *m) {
+    const tfb_idx C = m->channels, d = m->axes;
+    tfb_idx shape[4], in, M = 0;
+    int i;
+    TFB__REQUIRE(C > 0 && d > 0 && d < 4, ctx, TFB_ERR_SHAPE, "%s: %d channels, %d axes",
+                 fn, C, d);
+    for (i = 0; i < d; i++)
+        TFB__REQUIRE(m->edge[i] != TFB_EDGE_CAUSAL || d == 1, ctx, TFB_ERR_UNSUPPORTED,
+                     "%s: causal needs one axis, there are %d", fn, d);
+    TFB__TRY(tfb__check_vector(ctx, fn, "shortcut",
+                               m->shortcut.ndim ? &m->shortcut : NULL, TFB__MASK(TFB_F32),
+                               C));
+    if (m->kind == TFB_CKCONV_TAPS) {
+        for (i = 0; i < d; i++) shape[i] = m->taps.shape[i];
+        shape[d] = C;
+        return tfb__check_shape(ctx, fn, "taps", &m->taps, (int)d + 1, shape);
+    }
+    for (i = 0; i < d; i++)
+        TFB__REQUIRE(tfb__ckconv_unit(m, i) > 0, ctx, TFB_ERR_RANGE,
+                     "%s: length[%d] is %d", fn, (tfb_idx)i, m->length[i]);
+    TFB__REQUIRE(m->layers > 0 && m->layers <= TFB_CKCONV_LAYERS, ctx, TFB_ERR_RANGE,
+                 "%s: %d hidden layers, 1 to %d are possible", fn, (tfb_idx)m->layers,
+                 (tfb_idx)TFB_CKCONV_LAYERS);
+    in = m->w0.shape[0];
+    shape[0] = in;
+    shape[1] = d;
+    TFB__TRY(tfb__check_shape(ctx, fn, "w0", &m->w0, 2, shape));
+    if (m->kind == TFB_CKCONV_FOURIER) in *= 2;
+    else if (m->b0.ndim) TFB__TRY(tfb__check_shape(ctx, fn, "b0", &m->b0, 1, shape));
+    for (i = 0; i < m->layers; i++) {
+        shape[0] = M = m->w[i].shape[0];
+        shape[1] = in;
+        TFB__REQUIRE(M == m->w[0].shape[0], ctx, TFB_ERR_SHAPE,
+                     "%s: hidden layers are %d and %d wide", fn, m->w[0].shape[0], M);
+        TFB__TRY(tfb__check_shape(ctx, fn, "a hidden weight", m->w + i, 2, shape));
+        if (m->b[i].ndim)
+            TFB__TRY(tfb__check_shape(ctx, fn, "a hidden bias", m->b + i, 1, shape));
+        in = M;
+    }
+    shape[0] = C;
+    shape[1] = M;
+    TFB__TRY(tfb__check_shape(ctx, fn, "w_out", &m->w_out, 2, shape));
+    if (m->b_out.ndim) TFB__TRY(tfb__check_shape(ctx, fn, "b_out", &m->b_out, 1, shape));
+    shape[0] = d;
+    shape[1] = C;
+    if (m->mask)
+        TFB__TRY(tfb__check_shape(ctx, fn, "mask_weight", &m->mask_weight, 2, shape));
+    if (!m->film_w1.ndim) return TFB_OK;
+    shape[0] = TFB__CKCONV_FILM;
+    shape[1] = m->film_w1.shape[1];
+    TFB__TRY(tfb__check_shape(ctx, fn, "film_w1", &m->film_w1, 2, shape));
+    TFB__TRY(tfb__check_shape(ctx, fn, "film_b1", &m->film_b1, 1, shape));
+    shape[0] = m->layers * 2 * M;
+    shape[1] = TFB__CKCONV_FILM;
+    TFB__TRY(tfb__check_shape(ctx, fn, "film_w2", &m->film_w2, 2, shape));
+    return tfb__check_shape(ctx, fn, "film_b2", &m->film_b2, 1, shape);
+}
+
+/* The taps for an input of these extents. */
+static tfb_status tfb__ckconv_grid_of(tfb_ctx *ctx, const char *fn, const tfb_ckconv *m,
+                                      const tfb_idx *spatial, int axes,
+                                      tfb__ckconv_grid *g) {
+    const tfb_idx far = PTRDIFF_MAX / 8;
+    size_t points = 1;
+    int i;
+    memset((void *)g, 0, sizeof *g);
+    TFB__REQUIRE(axes == m->axes, ctx, TFB_ERR_SHAPE,
+                 "%s: %d spatial axes, the kernel has %d", fn, (tfb_idx)axes,
+                 (tfb_idx)m->axes);
+    g->axes = axes;
+    for (i = 0; i < axes; i++) {
+        const tfb_idx N = spatial[i];
+        TFB__REQUIRE(N >= 0 && N < far, ctx, TFB_ERR_RANGE, "%s: extent %d is %d", fn,
+                     (tfb_idx)i, N);
+        g->taps[i] = m->edge[i] == TFB_EDGE_CAUSAL     ? N
+                     : m->edge[i] == TFB_EDGE_CIRCULAR ? 2 * ((N + 1) / 2) - 1
+                                                       : 2 * N - 1;
+        if (m->kind == TFB_CKCONV_TAPS) g->taps[i] = m->taps.shape[i];
+        if (g->taps[i] < 0) g->taps[i] = 0;
+        if (m->edge[i] != TFB_EDGE_CAUSAL) g->first[i] = -(g->taps[i] / 2);
+        g->unit[i] = (float)tfb__ckconv_unit(m, i);
+        points = tfb__size_mul(points, (size_t)g->taps[i]);
+    }
+    TFB__REQUIRE(points < (size_t)far, ctx, TFB_ERR_RANGE, "%s: too many taps", fn);
+    g->points = (tfb_idx)points;
+    return TFB_OK;
+}
+
+/* The coordinates of tap number i (row-major), one for each axis. */
+static void tfb__ckconv_place(const tfb__ckconv_grid *g, tfb_idx i, float *p) {
+    int a;
+    for (a = g->axes - 1; a >= 0; a--) {
+        p[a] = (float)(g->first[a] + i % g->taps[a]) / g->unit[a];
+        i /= g->taps[a];
+    }
+}
+
+/* What remains of channel c under the mask: the exponent of the factor. */
+static float tfb__ckconv_decay(const tfb_ckconv *m, const float *p, tfb_idx c) {
+    const tfb_idx *step = m->mask_weight.stride;
+    float sum = 0;
+    int a;
+    for (a = 0; a < m->axes; a++) {
+        float w = ((const float *)m->mask_weight.data)[a * step[0] + c * step[1]], t;
+        if (m->mask == TFB_CKCONV_EXPONENTIAL) {
+            sum = sum + (p[a] < 0 ? -p[a] : p[a]) * w;
+            continue;
+        }
+        w = TFB__MAX(w, m->mask_least[a]);
+        t = p[a] / TFB__MIN(w, 3.12216f);
+        sum = sum + t * t;
+    }
+    return m->mask == TFB_CKCONV_EXPONENTIAL ? -sum : -0.5f * sum;
+}
+
+/* --- References. --- */
+/* One layer at one point: y = act(omega (w x + b)), by plain sums. */
+static void tfb__ckconv_layer_ref(const tfb_tensor *w, const tfb_tensor *b, float omega,
+                                  tfb_fn act, const float *x, float *y) {
+    tfb_idx i;
+    for (i = 0; i < w->shape[0]; i++) {
+        const float *row = (const float *)w->data + i * w->stride[0];
+        const float sum = tfb__dot_ref(w->shape[1], x, 1, row, w->stride[1]);
+        const float bias = b->ndim ? ((const float *)b->data)[i * b->stride[0]] : 0.0f;
+        float t = TFB__FMA(1.0f, sum, bias);
+        if (act == TFB_FN_SIN) t = omega * t;
+        tfb__map_scalar(act, 1, &t, y + i);
+    }
+}
+
+/* film: gamma and beta of each hidden layer of one sample, or NULL; out [C]; x and y have
+ * room for the widest layer. */
+TFB__UNUSED static void tfb__ckconv_point_ref(const tfb_ckconv *m, const float *p,
+                                              const float *film, float *x, float *y,
+                                              float *out) {
+    const tfb_idx E = m->w0.shape[0], M = m->w_out.shape[1];
+    const int siren = m->kind == TFB_CKCONV_SIREN;
+    tfb_idx i;
+    int l;
+    tfb__ckconv_layer_ref(&m->w0, &m->b0, m->omega, siren ? TFB_FN_SIN : TFB_FN_COS, p,
+                          x);
+    if (!siren) tfb__ckconv_layer_ref(&m->w0, &m->b0, 1.0f, TFB_FN_SIN, p, x + E);
+    for (l = 0; l < m->layers; l++) {
+        tfb__ckconv_layer_ref(m->w + l, m->b + l, m->omega,
+                              siren ? TFB_FN_SIN : TFB_FN_GELU_ERF, x, y);
+        for (i = 0; i < M; i++)
+            x[i] = film ? film[2 * l * M + i] * y[i] + film[(2 * l + 1) * M + i] : y[i];
+    }
+    tfb__ckconv_layer_ref(&m->w_out, &m->b_out, 1.0f, TFB_FN_IDENTITY, x, out);
+    for (i = 0; m->mask && i < m->channels; i++) {
+        float t = tfb__ckconv_decay(m, p, i);
+        tfb__map_scalar(TFB_FN_EXP, 1, &t, &t);
+        out[i] = out[i] * t;
+    }
+}
+
+/* --- The same by layers, some points at a time. --- */
+static tfb_status tfb__ckconv_sine(tfb_ctx *ctx, float omega, tfb_tensor *t) {
+    const tfb_idx n = tfb_numel(t); /* t is dense */
+    tfb_idx i;
+    for (i = 0; t->data && omega != 1.0f && i < n; i++)
+        ((float *)t->data)[i] = omega * ((float *)t->data)[i];
+    return tfb_map(ctx, TFB_FN_SIN, t, t);
+}
+
+/* e of n points from `from` on, dense [n, E]. */
+static tfb_status tfb__ckconv_embed(tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb__ckconv_grid *g, tfb_idx from, tfb_idx n,
+                                    tfb_tensor *e) {
+    const tfb_idx d = m->axes, half = m->w0.shape[0];
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const int siren = m->kind == TFB_CKCONV_SIREN;
+    tfb_tensor p = tfb_view2(tfb__take(ctx, n * d, sizeof(float)), TFB_F32, n, d);
+    tfb_tensor a = siren ? *e : tfb__take_like(ctx, &p, half), part = *e;
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    tfb_linear_opts o;
+    tfb_idx i;
+    memset((void *)&o, 0, sizeof o);
+    if (m->b0.ndim && siren) o.bias = &m->b0;
+    for (i = 0; status == TFB_OK && p.data && i < n; i++)
+        tfb__ckconv_place(g, from + i, (float *)p.data + i * d);
+    if (status == TFB_OK) status = tfb_linear(ctx, &p, &m->w0, &o, &a);
+    if (siren && status == TFB_OK) status = tfb__ckconv_sine(ctx, m->omega, e);
+    part.shape[1] = half;
+    if (!siren && status == TFB_OK) status = tfb_map(ctx, TFB_FN_COS, &a, &part);
+    if (part.data) part.data = (float *)e->data + half;
+    if (!siren && status == TFB_OK) status = tfb_map(ctx, TFB_FN_SIN, &a, &part);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* The next hidden layer: h [n, M] of x [n, in]; film: its gamma and beta, or NULL. */
+static tfb_status tfb__ckconv_layer(tfb_ctx *ctx, const tfb_ckconv *m, int layer,
+                                    const tfb_tensor *film, const tfb_tensor *x,
+                                    tfb_tensor *h) {
+    const tfb_idx M = m->w_out.shape[1];
+    tfb_linear_opts o;
+    tfb_tensor row;
+    memset((void *)&o, 0, sizeof o);
+    if (m->b[layer].ndim) o.bias = m->b + layer;
+    if (m->kind == TFB_CKCONV_FOURIER) o.act = TFB_FN_GELU_ERF;
+    TFB__TRY(tfb_linear(ctx, x, m->w + layer, &o, h));
+    if (m->kind == TFB_CKCONV_SIREN) TFB__TRY(tfb__ckconv_sine(ctx, m->omega, h));
+    if (!film) return TFB_OK;
+    row = tfb_view1(film->data, TFB_F32, M);
+    if (row.data) row.data = (float *)film->data + 2 * layer * M;
+    TFB__TRY(tfb_mul(ctx, h, &row, h));
+    if (row.data) row.data = (float *)row.data + M;
+    return tfb_add(ctx, h, &row, h);
+}
+
+/* The last hidden layer of n points from `from` on, to h [n, M]. */
+static tfb_status tfb__ckconv_hidden(tfb_ctx *ctx, const tfb_ckconv *m,
+                                     const tfb__ckconv_grid *g, const tfb_tensor *film,
+                                     tfb_idx from, tfb_idx n, tfb_tensor *h) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx E = m->w[0].shape[1];
+    tfb_tensor x = tfb__take_like(ctx, h, E), other = tfb__take_like(ctx, h, h->shape[1]);
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    int l;
+    if (status == TFB_OK) status = tfb__ckconv_embed(ctx, m, g, from, n, &x);
+    for (l = 0; l < m->layers && status == TFB_OK; l++) { /* the last one goes to h */
+        tfb_tensor *to = (m->layers - 1 - l) % 2 ? &other : h;
+        status = tfb__ckconv_layer(ctx, m, l, film, &x, to);
+        x = *to;
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+static void tfb__ckconv_masked(tfb_ctx *ctx, const tfb_ckconv *m,
+                               const tfb__ckconv_grid *g, tfb_idx from, tfb_idx c0,
+                               float *factor, tfb_tensor *k) {
+    const tfb_idx n = k->shape[0], width = k->shape[1];
+    float *row = (float *)k->data, p[3];
+    tfb_idx i, c;
+    for (i = 0; row && i < n; i++, row += width) {
+        tfb__ckconv_place(g, from + i, p);
+        for (c = 0; c < width; c++) factor[c] = tfb__ckconv_decay(m, p, c0 + c);
+        ctx->isa->map(TFB_FN_EXP, width, factor, factor);
+        for (c = 0; c < width; c++) row[c] = row[c] * factor[c];
+    }
+}
+
+/* Rows of a dense [n, width] to places from .. of out [.., width]. */
+static void tfb__ckconv_put(const tfb_tensor *k, tfb_idx from, tfb_tensor *out) {
+    const tfb_idx width = k->shape[1], step = out->stride[out->ndim - 1];
+    tfb_idx i, c;
+    for (i = 0; k->data && out->data && i < k->shape[0]; i++) {
+        float *to = (float *)out->data + tfb__offset(out, out->ndim - 1, from + i);
+        const float *row = (const float *)k->data + i * width;
+        for (c = 0; c < width; c++) to[c * step] = row[c];
+    }
+}
+
+/* Taps of channels c0 .. to out [taps, channels], from all hidden rows if h has them. */
+static tfb_status tfb__ckconv_make(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb__ckconv_grid *g, const tfb_tensor *film,
+                                   const tfb_tensor *h, tfb_idx c0, tfb_tensor *out) {
+    const tfb_idx M = m->w_out.shape[1], width = out->shape[out->ndim - 1];
+    const tfb_idx most = TFB__MIN(TFB__CKCONV_POINTS, g->points);
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor w = m->w_out, b = m->b_out, row, k;
+    float *rows = (float *)tfb__take(ctx, h ? 0 : most, (size_t)M * sizeof(float));
+    float *made = (float *)tfb__take(ctx, most, (size_t)width * sizeof(float));
+    float *factor = (float *)tfb__take(ctx, m->mask ? width : 0, sizeof(float));
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    tfb_linear_opts o;
+    tfb_idx from, n;
+    memset((void *)&o, 0, sizeof o);
+    w.shape[0] = width;
+    if (w.data) w.data = (float *)m->w_out.data + c0 * w.stride[0];
+    b.shape[0] = width;
+    if (b.ndim && b.data) b.data = (float *)m->b_out.data + c0 * b.stride[0];
+    if (b.ndim) o.bias = &b;
+    for (from = 0; status == TFB_OK && from < g->points; from += n) {
+        n = TFB__MIN(most, g->points - from);
+        row = tfb_view2(rows, TFB_F32, n, M);
+        if (h) row.data = h->data ? (float *)h->data + from * M : NULL;
+        else status = tfb__ckconv_hidden(ctx, m, g, film, from, n, &row);
+        k = tfb_view2(made, TFB_F32, n, width);
+        if (status == TFB_OK) status = tfb_linear(ctx, &row, &w, &o, &k);
+        if (status != TFB_OK || ctx->measuring) continue;
+        if (m->mask) tfb__ckconv_masked(ctx, m, g, from, c0, factor, &k);
+        tfb__ckconv_put(&k, from, out);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* Gamma and beta of each sample: film [B, layers 2 M]. */
+static tfb_status tfb__ckconv_film(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb_tensor *cond, tfb_tensor *film) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor h = tfb__take_like(ctx, film, TFB__CKCONV_FILM);
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    tfb_linear_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.bias = &m->film_b1;
+    o.act = TFB_FN_GELU_ERF;
+    if (status == TFB_OK) status = tfb_linear(ctx, cond, &m->film_w1, &o, &h);
+    o.bias = &m->film_b2;
+    o.act = TFB_FN_IDENTITY;
+    if (status == TFB_OK) status = tfb_linear(ctx, &h, &m->film_w2, &o, film);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+static tfb_status tfb__ckconv_check_cond(tfb_ctx *ctx, const char *fn,
+                                         const tfb_ckconv *m, const tfb_tensor *cond,
+                                         tfb_idx B) {
+    if (!m->film_w1.ndim) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, "cond", cond, TFB__MASK(TFB_F32), 2, 2));
+    TFB__TRY(tfb__check_extent(ctx, fn, "cond", cond, 0, B));
+    return tfb__check_extent(ctx, fn, "cond", cond, 1, m->film_w1.shape[1]);
+}
+
+TFB_API tfb_status tfb_ckconv_taps(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb_idx *spatial, int axes, tfb_idx *taps) {
+    const char *fn = "tfb_ckconv_taps";
+    tfb__ckconv_grid g;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && spatial && taps, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 !m         ? "m"
+                 : !spatial ? "spatial"
+                            : "taps");
+    TFB__TRY(tfb__ckconv_check(ctx, fn, m));
+    TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, axes, &g));
+    for (i = 0; i < axes; i++) taps[i] = g.taps[i];
+    return TFB_OK;
+}
+
+/* Sample b of a batch of tensors. */
+static tfb_tensor tfb__sample(const tfb_tensor *t, tfb_idx b) {
+    tfb_tensor x = *t;
+    int i;
+    for (i = 1; i < t->ndim; i++) {
+        x.shape[i - 1] = t->shape[i];
+        x.stride[i - 1] = t->stride[i];
+    }
+    x.ndim--;
+    if (x.data) x.data = (float *)t->data + b * t->stride[0];
+    return x;
+}
+
+/* The whole kernel of one sample, to out [taps, C]. */
+static tfb_status tfb__ckconv_whole(tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb__ckconv_grid *g, const tfb_tensor *film,
+                                    tfb_tensor *out) {
+    if (m->kind == TFB_CKCONV_TAPS) return tfb_copy(ctx, &m->taps, out);
+    return tfb__ckconv_make(ctx, m, g, film, NULL, 0, out);
+}
+
+TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
+                                     const tfb_idx *spatial, int axes,
+                                     const tfb_tensor *cond, tfb_tensor *kernel) {
+    const char *fn = "tfb_ckconv_kernel";
+    const int film = m && m->film_w1.ndim;
+    tfb__ckconv_grid g;
+    tfb_idx shape[5], B, b, wide;
+    tfb_tensor all;
+    tfb_status status;
+    tfb__mark mark;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && spatial && kernel, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 !m         ? "m"
+                 : !spatial ? "spatial"
+                            : "kernel");
+    TFB__TRY(tfb__ckconv_check(ctx, fn, m));
+    TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, axes, &g));
+    shape[0] = B = film && cond ? cond->shape[0] : 1;
+    for (i = 0; i < axes; i++) shape[film + i] = g.taps[i];
+    shape[film + axes] = m->channels;
+    TFB__TRY(tfb__check_shape(ctx, fn, "kernel", kernel, film + axes + 1, shape));
+    TFB__TRY(tfb__check_out(ctx, fn, "kernel", kernel));
+    TFB__TRY(tfb__ckconv_check_cond(ctx, fn, m, cond, B));
+    if (film) TFB__TRY(tfb__check_alias(ctx, fn, "kernel", kernel, "cond", cond, 0));
+    if (tfb_numel(kernel) == 0) return TFB_OK;
+    mark = tfb__scratch_begin(ctx);
+    wide = film ? m->film_w2.shape[0] : 0;
+    all = tfb_view2(tfb__take(ctx, B * wide, sizeof(float)), TFB_F32, B, wide);
+    status = tfb__scratch_ready(ctx, fn);
+    if (film && status == TFB_OK) status = tfb__ckconv_film(ctx, m, cond, &all);
+    for (b = 0; b < B && status == TFB_OK; b++) {
+        const tfb_tensor one = tfb__sample(&all, b);
+        tfb_tensor k = film ? tfb__sample(kernel, b) : *kernel;
+        status = tfb__ckconv_whole(ctx, m, &g, film ? &one : NULL, &k);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- Its parameters. --- */
+static tfb_ckconv tfb__ckconv_shape(const tfb_ckconv_opts *o) {
+    tfb_ckconv m;
+    int i;
+    memset((void *)&m, 0, sizeof m);
+    m.channels = o->channels;
+    m.axes = o->axes ? o->axes : 1;
+    m.kind = o->kind;
+    m.mask = o->mask;
+    m.method = o->method;
+    m.gated = o->gated != 0;
+    m.omega = o->omega != 0 ? o->omega : 1.0f;
+    if (o->kind != TFB_CKCONV_TAPS) m.layers = o->layers ? (int)o->layers : 1;
+    for (i = 0; i < m.axes; i++) {
+        m.edge[i] = o->edge[i];
+        m.length[i] = o->length[i];
+    }
+    return m;
+}
+
+/* What is not legal in opts, or NULL. */
+static const char *tfb__ckconv_bad(const tfb_ckconv_opts *o) {
+    const tfb_idx far = (tfb_idx)1 << 24;
+    tfb_ckconv m;
+    int i;
+    if (o->axes < 0 || o->axes > 3) return "axes";
+    if (o->channels < 1 || o->channels > far) return "channels";
+    if ((int)o->kind < 0 || o->kind > TFB_CKCONV_TAPS) return "kind";
+    if ((int)o->mask < 0 || o->mask > TFB_CKCONV_GAUSSIAN) return "mask";
+    if ((int)o->method < 0 || o->method > TFB_CONV_FFT) return "method";
+    if (o->layers < 0 || o->layers > TFB_CKCONV_LAYERS) return "layers";
+    if (o->embed < 0 || o->embed > far || o->hidden < 0 || o->hidden > far ||
+        o->cond < 0 || o->cond > far)
+        return "embed, hidden or cond";
+    if (o->kind == TFB_CKCONV_FOURIER && (o->embed ? o->embed : o->hidden) % 2)
+        return "embed, which must be even,";
+    if (o->kind == TFB_CKCONV_TAPS && (o->mask || o->cond)) return "mask or cond of taps";
+    m = tfb__ckconv_shape(o);
+    for (i = 0; i < m.axes; i++) {
+        if ((int)m.edge[i] < 0 || m.edge[i] > TFB_EDGE_CAUSAL) return "edge";
+        if (m.edge[i] == TFB_EDGE_CAUSAL && m.axes > 1)
+            return "edge (causal needs one axis)";
+        if (m.length[i] > far * 64 || m.length[i] < 1) return "length";
+        if (m.kind != TFB_CKCONV_TAPS && tfb__ckconv_unit(&m, i) < 1) return "length";
+    }
+    return NULL;
+}
+
+static void tfb__ckconv_carve(tfb__carver *c, const tfb_ckconv_opts *o, tfb_ckconv *m) {
+    const tfb_idx C = m->channels, M = o->hidden ? o->hidden : 64, d = m->axes;
+    const tfb_idx E = o->embed ? o->embed : M;
+    tfb_idx points = 1;
+    int i;
+    for (i = 0; i < m->axes; i++)
+        points = (tfb_idx)tfb__size_mul((size_t)points, (size_t)m->length[i]);
+    if (m->kind == TFB_CKCONV_TAPS) {
+        m->taps = tfb__carve(c, 2, points, C);
+        m->taps.ndim = m->axes + 1;
+        for (i = 0; i < m->axes; i++) m->taps.shape[i] = m->length[i];
+        m->taps.shape[m->axes] = C;
+        tfb__dense_strides(&m->taps);
+    } else {
+        const int siren = m->kind == TFB_CKCONV_SIREN;
+        m->w0 = tfb__carve(c, 2, siren ? E : E / 2, d);
+        if (siren) m->b0 = tfb__carve(c, 1, E, 0);
+        for (i = 0; i < m->layers; i++) {
+            m->w[i] = tfb__carve(c, 2, M, i ? M : E);
+            m->b[i] = tfb__carve(c, 1, M, 0);
+        }
+        m->w_out = tfb__carve(c, 2, C, M);
+        m->b_out = tfb__carve(c, 1, C, 0);
+    }
+    if (m->mask) m->mask_weight = tfb__carve(c, 2, d, C);
+    if (!o->no_shortcut) m->shortcut = tfb__carve(c, 1, C, 0);
+    if (!o->cond) return;
+    m->film_w1 = tfb__carve(c, 2, TFB__CKCONV_FILM, o->cond);
+    m->film_b1 = tfb__carve(c, 1, TFB__CKCONV_FILM, 0);
+    m->film_w2 = tfb__carve(c, 2, m->layers * 2 * M, TFB__CKCONV_FILM);
+    m->film_b2 = tfb__carve(c, 1, m->layers * 2 * M, 0);
+}
+
+/* Rates of decay, or widths; of a gaussian also the least width. */
+static void tfb__ckconv_fill_mask(const tfb_ckconv_opts *o, tfb_ckconv *m) {
+    const tfb_idx C = m->channels;
+    const float high = 0.46599f; /* 1 / sqrt(2 log 10) */
+    float *w = (float *)m->mask_weight.data;
+    tfb_idx c;
+    int a;
+    for (a = 0; a < m->axes && m->mask; a++) {
+        const float step = 1.0f / (float)tfb__ckconv_unit(m, a), low = high * step;
+        m->mask_least[a] = o->mask_least > 0 ? o->mask_least : low;
+        for (c = 0; c < C && w; c++) {
+            const float at = C > 1 ? (float)c / (float)(C - 1) : 0.0f;
+            const float rate = (2.3f + 11.51f * at) / (float)m->axes;
+            const float log_low = tfb__log_scalar(low), log_high = tfb__log_scalar(high);
+            const float width = tfb__exp_scalar(log_low + (log_high - log_low) * at);
+            w[a * C + c] = m->mask == TFB_CKCONV_EXPONENTIAL ? rate : width;
+        }
+    }
+}
+
+static void tfb__ckconv_fill(tfb__carver *c, const tfb_ckconv_opts *o, tfb_ckconv *m) {
+    const float omega0 = o->omega0 != 0 ? o->omega0 : 30.0f;
+    float volume = 1;
+    tfb_idx i, M, n;
+    int l;
+    for (l = 0; l < m->axes; l++) volume = volume * (float)m->length[l];
+    if (m->kind == TFB_CKCONV_TAPS) {
+        tfb__draw(c, &m->taps, 1.0f / TFB__SQRT(volume));
+    } else {
+        tfb__draw(c, &m->w0, 6.2831853f * omega0 / (float)m->axes);
+        if (m->b0.ndim) tfb__fill(&m->b0, 0.0f);
+        for (l = 0; l < m->layers; l++) {
+            tfb__draw(c, m->w + l, TFB__SQRT(6.0f / (float)m->w[l].shape[1]));
+            tfb__fill(m->b + l, 0.0f);
+        }
+        M = m->w_out.shape[1];
+        tfb__draw(c, &m->w_out, TFB__SQRT(6.0f / (float)M) * TFB__SQRT(1.0f / volume));
+        tfb__fill(&m->b_out, 0.0f);
+        if (m->film_w1.ndim) {
+            tfb__draw(c, &m->film_w1, tfb__fan_in(m->film_w1.shape[1]));
+            tfb__draw(c, &m->film_b1, tfb__fan_in(m->film_w1.shape[1]));
+            tfb__fill(&m->film_w2, 0.0f);
+            n = m->film_b2.shape[0];
+            for (i = 0; i < n; i++)
+                ((float *)m->film_b2.data)[i] = i / M % 2 ? 0.0f : 1.0f;
+        }
+    }
+    if (m->shortcut.ndim) tfb__draw(c, &m->shortcut, tfb__fan_in(m->channels));
+    tfb__ckconv_fill_mask(o, m);
+}
+
+TFB_API size_t tfb_ckconv_bytes(const tfb_ckconv_opts *opts) {
+    tfb__carver c;
+    tfb_ckconv m;
+    if (!opts || tfb__ckconv_bad(opts)) return 0;
+    memset((void *)&c, 0, sizeof c);
+    m = tfb__ckconv_shape(opts);
+    tfb__ckconv_carve(&c, opts, &m);
+    return c.used < (size_t)-1 / 2 ? c.used : 0;
+}
+
+TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
+                                   const tfb_ckconv_opts *opts, void *mem,
+                                   size_t mem_bytes) {
+    const char *fn = "tfb_ckconv_init";
+    const size_t need = tfb_ckconv_bytes(opts);
+    tfb__carver c;
+    tfb_ckconv made;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && opts, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, m ? "opts" : "m");
+    TFB__REQUIRE(!tfb__ckconv_bad(opts), ctx, TFB_ERR_RANGE, "%s: %s is not legal", fn,
+                 tfb__ckconv_bad(opts));
+    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "%s: the size overflows", fn);
+    TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 4));
+    if (ctx->measuring) return TFB_OK;
+    memset((void *)&c, 0, sizeof c);
+    c.mem = (char *)mem;
+    c.seed = opts->seed;
+    made = tfb__ckconv_shape(opts);
+    tfb__ckconv_carve(&c, opts, &made);
+    tfb__ckconv_fill(&c, opts, &made);
+    *m = made;
+    return TFB_OK;
+}
+
+static tfb_status tfb__ckconv_params(void *self, tfb_param_fn visit, void *user) {
+    tfb_ckconv *m = (tfb_ckconv *)self;
+    tfb_tensor *t[TFB__CKCONV_MOST];
+    const char *name[TFB__CKCONV_MOST];
+    int kernel, i, n = tfb__ckconv_list(m, t, name, &kernel);
+    for (i = 0; i < n; i++) TFB__TRY(visit(user, name[i], t[i]));
+    return TFB_OK;
+}
+
+/* --- Its cost. --- */
+/* log2 of n >= 1: exact for powers of two, else right to the last bit or so. */
+static double tfb__log2_count(double n) {
+    double log = 0, bit = 0.5;
+    int i;
+    while (n >= 2) {
+        n = n / 2;
+        log = log + 1;
+    }
+    for (i = 0; i < 54; i++, bit = bit / 2) {
+        n = n * n;
+        if (n < 2) continue;
+        n = n / 2;
+        log = log + bit;
+    }
+    return log;
+}
+
+/* In double up to the end: every count below 2^53 is exact. */
+static double tfb__ckconv_cost(const tfb_ckconv *m, double C, const tfb_idx *spatial,
+                               int inference) {
+    const int made = m->kind != TFB_CKCONV_TAPS, film = m->film_w1.ndim != 0;
+    double T = 1, G = 1, padded = 1, logs = 0, n = 0;
+    int i;
+    for (i = 0; i < m->axes; i++) {
+        const tfb_idx N = spatial[i], g = (N + 1) / 2;
+        const int circular = m->edge[i] == TFB_EDGE_CIRCULAR;
+        tfb_idx np = N, K = made ? circular ? 2 * g - 1 : 2 * N - 1 : m->taps.shape[i];
+        G = G * (double)(circular ? 2 * g - 1 : 2 * N - 1);
+        if (m->edge[i] == TFB_EDGE_CAUSAL && made) K = N;
+        if (m->edge[i] == TFB_EDGE_ZERO) np = TFB__MIN(N + (K + 1) / 2, 2 * N);
+        if (m->edge[i] == TFB_EDGE_CAUSAL) np = TFB__MIN(N + K, 2 * N);
+        T = T * (double)N;
+        padded = padded * (double)np;
+        if (np) logs = logs + tfb__log2_count((double)np);
+    }
+    if (T == 0) return 0;
+    if (made && (film || !inference)) {
+        const double d = m->axes, E = (double)m->w[0].shape[1];
+        const double M = (double)m->w_out.shape[1];
+        n = (m->kind == TFB_CKCONV_SIREN ? 2 : 1) * G * d * E + G * E;
+        for (i = 0; i < m->layers; i++) n = n + 2 * G * (i ? M : E) * M + G * M;
+        n = n + 2 * G * M * C;
+        if (film) {
+            const double c = (double)m->film_w1.shape[1], h = TFB__CKCONV_FILM;
+            const double o = m->layers * 2 * M;
+            n = n + 2 * c * h + h + 2 * h * o + o * G;
+        }
+    }
+    logs = (inference && !film ? 2 : 3) * 5 * C * padded * logs;
+    if (n > 9e15 || logs > 9e15 || padded * C > 1e15) return -1;
+    logs = (double)(int64_t)logs;
+    return n + logs + 6 * C * padded + C * T + (m->gated ? 2 * C * T : 0);
+}
+
+static int64_t tfb__ckconv_flops(const void *self, tfb_idx channels,
+                                 const tfb_idx *spatial, int axes, int inference) {
+    const tfb_ckconv *m = (const tfb_ckconv *)self;
+    double n;
+    if (axes != m->axes) return -1;
+    n = tfb__ckconv_cost(m, (double)channels, spatial, inference);
+    return n < 9e15 ? (int64_t)n : -1;
+}
+
+/* --- Kernels that are kept. --- */
+typedef struct tfb__ckconv_kept {
+    struct tfb__ckconv_kept *next;
+    tfb_idx spatial[3];
+    uint64_t sum; /* of what the kernel was made from */
+    tfb__ckconv_grid g;
+    tfb_tensor kernel;
+    tfb_alloc_fn alloc;
+    void *alloc_user, *mem;
+} tfb__ckconv_kept;
+
+static void tfb__ckconv_mix_sum(uint32_t *lane, tfb_idx i, float x) {
+    lane[i % 4] = (lane[i % 4] ^ tfb__bits_of(x)) * 0x9E3779B1u;
+}
+
+/* A sum that other parameters of the kernel do not have. */
+static uint64_t tfb__ckconv_sum(const tfb_ckconv *m) {
+    tfb_tensor *t[TFB__CKCONV_MOST];
+    const char *name[TFB__CKCONV_MOST];
+    tfb_ckconv copy = *m;
+    uint32_t lane[4] = {1, 2, 3, 4};
+    tfb_idx j;
+    int kernel, i;
+    tfb__ckconv_list(&copy, t, name, &kernel);
+    tfb__ckconv_mix_sum(lane, 0, m->omega);
+    for (i = 0; i < m->axes; i++) {
+        tfb__ckconv_mix_sum(lane, 1, (float)((int)m->edge[i] + 4 * (int)m->kind));
+        tfb__ckconv_mix_sum(lane, 2, (float)m->length[i]);
+        tfb__ckconv_mix_sum(lane, 3, m->mask ? m->mask_least[i] + (float)m->mask : 0);
+    }
+    for (i = 0; i < kernel; i++) {
+        const tfb_idx n = tfb_numel(t[i]), row = t[i]->shape[t[i]->ndim - 1];
+        const tfb_idx step = t[i]->stride[t[i]->ndim - 1];
+        const float *x = NULL;
+        tfb__ckconv_mix_sum(lane, i, (float)row);
+        for (j = 0; j < n; j++) {
+            if (j % row == 0)
+                x = (const float *)t[i]->data + tfb__offset(t[i], t[i]->ndim, j);
+            tfb__ckconv_mix_sum(lane, j, x[j % row * step]);
+        }
+    }
+    return (uint64_t)(lane[0] ^ lane[1] >> 7 ^ lane[1] << 25) << 32 |
+           (lane[2] ^ lane[3] >> 9 ^ lane[3] << 23);
+}
+
+/* One for an input of these extents or larger ones, made from the present parameters. */
+static const tfb__ckconv_kept *tfb__ckconv_find(const tfb_ctx *ctx, const tfb_ckconv *m,
+                                                const tfb_idx *spatial) {
+    const tfb__ckconv_kept *k, *best = NULL;
+    int i;
+    for (k = m->kept; k; k = k->next) {
+        int fits = 1, exact = 1;
+        for (i = 0; i < m->axes; i++) {
+            fits = fits && k->spatial[i] >= spatial[i];
+            exact = exact && k->spatial[i] == spatial[i];
+        }
+        if (fits && (!best || exact)) best = k;
+    }
+    if (best && !ctx->measuring && best->sum != tfb__ckconv_sum(m)) return NULL;
+    return best;
+}
+
+static size_t tfb__ckconv_kept_need(const tfb_ckconv *m, const tfb__ckconv_grid *g) {
+    const size_t row = tfb__size_mul((size_t)m->channels, sizeof(float));
+    return tfb__size_add(tfb__round64(sizeof(tfb__ckconv_kept)),
+                         tfb__round64(tfb__size_mul((size_t)g->points, row)));
+}
+
+static tfb_status tfb__ckconv_check_prepare(tfb_ctx *ctx, const char *fn,
+                                            const tfb_ckconv *m, const tfb_idx *spatial,
+                                            int axes, tfb__ckconv_grid *g) {
+    TFB__REQUIRE(m && spatial, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 m ? "spatial" : "m");
+    TFB__TRY(tfb__ckconv_check(ctx, fn, m));
+    TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, axes, g));
+    TFB__REQUIRE(!m->film_w1.ndim, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: with film each sample has a kernel of its own", fn);
+    TFB__REQUIRE(tfb__ckconv_kept_need(m, g) < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
+                 "%s: the size overflows", fn);
+    return TFB_OK;
+}
+
+TFB_API size_t tfb_ckconv_prepare_bytes(tfb_ctx *ctx, const tfb_ckconv *m,
+                                        const tfb_idx *spatial, int axes) {
+    const char *fn = "tfb_ckconv_prepare_bytes";
+    tfb__ckconv_grid g;
+    if (!ctx) return 0;
+    ctx->message[0] = 0;
+    if (tfb__ckconv_check_prepare(ctx, fn, m, spatial, axes, &g) != TFB_OK) return 0;
+    return tfb__ckconv_kept_need(m, &g);
+}
+
+static void tfb__ckconv_drop(tfb__ckconv_kept **link) {
+    tfb__ckconv_kept *k = *link;
+    *link = k->next;
+    if (k->alloc) k->alloc(k->alloc_user, k->mem, 0);
+}
+
+TFB_API void tfb_ckconv_forget(tfb_ckconv *m) {
+    while (m && m->kept) tfb__ckconv_drop(&m->kept);
+}
+
+TFB_API tfb_status tfb_ckconv_prepare(tfb_ctx *ctx, tfb_ckconv *m, const tfb_idx *spatial,
+                                      int axes, void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_ckconv_prepare";
+    tfb__ckconv_kept made, **link;
+    tfb_idx shape[4];
+    tfb_status status;
+    tfb__mark mark;
+    size_t need;
+    int i;
+    TFB__ENTER(ctx);
+    memset((void *)&made, 0, sizeof made);
+    TFB__TRY(tfb__ckconv_check_prepare(ctx, fn, m, spatial, axes, &made.g));
+    need = tfb__ckconv_kept_need(m, &made.g);
+    TFB__REQUIRE(mem || ctx->alloc || ctx->measuring, ctx, TFB_ERR_MEMORY,
+                 "%s: ctx.alloc is NULL", fn);
+    if (mem) TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 8));
+    if (!mem && !ctx->measuring) {
+        made.mem = mem = ctx->alloc(ctx->alloc_user, NULL, need);
+        TFB__REQUIRE(mem, ctx, TFB_ERR_MEMORY, "%s: %d bytes are not to be had", fn,
+                     (tfb_idx)need);
+        made.alloc = ctx->alloc;
+        made.alloc_user = ctx->alloc_user;
+    }
+    for (i = 0; i < axes; i++) {
+        made.spatial[i] = spatial[i];
+        shape[i] = made.g.taps[i];
+    }
+    shape[axes] = m->channels;
+    made.kernel = tfb__view(NULL, TFB_F32, axes + 1, shape);
+    if (!ctx->measuring) made.kernel.data = (char *)mem + tfb__round64(sizeof made);
+    mark = tfb__scratch_begin(ctx);
+    status =
+        made.g.points ? tfb__ckconv_whole(ctx, m, &made.g, NULL, &made.kernel) : TFB_OK;
+    status = tfb__scratch_end(ctx, mark, status);
+    if (status != TFB_OK && made.alloc) made.alloc(made.alloc_user, made.mem, 0);
+    if (status != TFB_OK || ctx->measuring) return status;
+    made.sum = tfb__ckconv_sum(m);
+    for (link = &m->kept; *link;) /* the same size, or made from what is no more */
+        if ((*link)->sum != made.sum ||
+            !memcmp((*link)->spatial, made.spatial, sizeof made.spatial))
+            tfb__ckconv_drop(link);
+        else link = &(*link)->next;
+    made.next = m->kept;
+    m->kept = (tfb__ckconv_kept *)mem;
+    *m->kept = made;
+    return TFB_OK;
+}
+
+/* --- Its convolution. --- */
+/* Where kernels of a call come from: kept or given, else made in blocks of channels. */
+typedef struct tfb__ckconv_run {
+    const tfb_ckconv *m;
+    const tfb__ckconv_kept *kept;
+    tfb__ckconv_grid g;
+    tfb_tensor film, h; /* [B, layers 2 M]; hidden rows of the sample; ndim 0: none */
+    float *made;
+    tfb_idx width, samples; /* channels of a block; samples that share a kernel */
+} tfb__ckconv_run;
+
+/* Takes scratch, which the caller gives back; a step takes it for `room` taps. */
+static tfb_status tfb__ckconv_begin(tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb_mix *call, const tfb_idx *spatial,
+                                    tfb_idx room, tfb__ckconv_run *r) {
+    const char *fn = "ckconv mixer";
+    const tfb_idx B = call->y->shape[0], M = m->w_out.shape[1];
+    memset((void *)r, 0, sizeof *r);
+    r->m = m;
+    r->width = m->channels;
+    r->samples = B;
+    TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, m->axes, &r->g));
+    TFB__TRY(tfb__ckconv_check_cond(ctx, fn, m, call->cond, B));
+    if (m->kind == TFB_CKCONV_TAPS || B == 0) return TFB_OK;
+    if (call->inference) r->kept = tfb__ckconv_find(ctx, m, spatial);
+    if (r->kept) return TFB_OK;
+    r->width = TFB__MIN(r->width, TFB__CKCONV_WIDTH * tfb__workers(ctx));
+    if (room) { /* some taps more, so that scratch does not grow from step to step */
+        const tfb_idx whole = (spatial[0] / TFB__CKCONV_POINTS + 1) * TFB__CKCONV_POINTS;
+        const tfb_idx made = TFB__MIN(room, whole);
+        TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, &made, 1, &r->g));
+    } else room = r->g.points;
+    r->made = (float *)tfb__take(ctx, room, (size_t)r->width * sizeof(float));
+    if (r->width < m->channels) /* more than one block: from the same hidden rows */
+        r->h = tfb_view2(tfb__take(ctx, room, (size_t)M * sizeof(float)), TFB_F32,
+                         r->g.points, M);
+    if (m->film_w1.ndim) {
+        const tfb_idx wide = m->film_w2.shape[0];
+        r->samples = 1;
+        r->film =
+            tfb_view2(tfb__take(ctx, B, (size_t)wide * sizeof(float)), TFB_F32, B, wide);
+    }
+    TFB__TRY(tfb__scratch_ready(ctx, fn));
+    return r->film.ndim ? tfb__ckconv_film(ctx, m, call->cond, &r->film) : TFB_OK;
+}
+
+/* What blocks of samples b .. share. */
+static tfb_status tfb__ckconv_rows(tfb_ctx *ctx, tfb__ckconv_run *r, tfb_idx b) {
+    tfb_tensor film;
+    tfb_idx from, n;
+    if (!r->h.ndim) return TFB_OK;
+    if (r->film.ndim) film = tfb__sample(&r->film, b);
+    for (from = 0; from < r->g.points; from += n) {
+        tfb_tensor h = r->h;
+        n = TFB__MIN(TFB__CKCONV_POINTS, r->g.points - from);
+        h.shape[0] = n;
+        if (h.data) h.data = (float *)r->h.data + from * h.stride[0];
+        TFB__TRY(tfb__ckconv_hidden(ctx, r->m, &r->g, r->film.ndim ? &film : NULL, from,
+                                    n, &h));
+    }
+    return TFB_OK;
+}
+
+/* The taps of n channels from c on for sample b, a view. */
+static tfb_status tfb__ckconv_view(tfb_ctx *ctx, const tfb__ckconv_run *r, tfb_idx b,
+                                   tfb_idx c, tfb_idx n, tfb_tensor *k) {
+    const int d = r->m->axes;
+    tfb_tensor film;
+    int i;
+    *k = r->kept ? r->kept->kernel : r->m->taps;
+    if (r->made || (!r->kept && r->m->kind != TFB_CKCONV_TAPS)) {
+        *k = tfb__view(r->made, TFB_F32, d + 1, r->g.taps);
+        k->shape[d] = n;
+        tfb__dense_strides(k);
+        if (r->film.ndim) film = tfb__sample(&r->film, b);
+        return tfb__ckconv_make(ctx, r->m, &r->g, r->film.ndim ? &film : NULL,
+                                r->h.ndim ? &r->h : NULL, c, k);
+    }
+    k->shape[d] = n;
+    if (k->data) k->data = (float *)k->data + c * k->stride[d];
+    for (i = 0; i < d && r->kept; i++) { /* of a larger input: the middle, or the front */
+        if (k->data)
+            k->data =
+                (float *)k->data + (r->g.first[i] - r->kept->g.first[i]) * k->stride[i];
+        k->shape[i] = r->g.taps[i];
+    }
+    return TFB_OK;
+}
+
+/* Samples b .. and channels c .. of a tensor [B, .., C]. */
+static tfb_tensor tfb__block_of(const tfb_tensor *t, tfb_idx b, tfb_idx samples,
+                                tfb_idx c, tfb_idx n) {
+    const int last = t->ndim - 1;
+    tfb_tensor x = *t;
+    x.shape[0] = samples;
+    x.shape[last] = n;
+    if (x.data) x.data = (float *)t->data + b * t->stride[0] + c * t->stride[last];
+    return x;
+}
+
+/* y = k * x + shortcut x, both [B, .., C]; y may be x. */
+static tfb_status tfb__ckconv_apply(tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb_mix *call, const tfb_tensor *x,
+                                    tfb_tensor *y) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx B = y->shape[0], C = m->channels;
+    tfb__ckconv_run r;
+    tfb_long_conv_opts o;
+    tfb_idx b, c;
+    int i;
+    tfb_status status = tfb__ckconv_begin(ctx, m, call, x->shape + 1, 0, &r);
+    memset((void *)&o, 0, sizeof o);
+    o.method = m->method;
+    for (i = 0; i < m->axes; i++) o.edge[i] = m->edge[i];
+    o.first_tap = m->edge[0] == TFB_EDGE_CAUSAL;
+    for (b = 0; b < B && tfb_numel(y) && status == TFB_OK; b += r.samples) {
+        status = tfb__ckconv_rows(ctx, &r, b);
+        for (c = 0; c < C && status == TFB_OK; c += r.width) {
+            const tfb_idx n = TFB__MIN(r.width, C - c);
+            const tfb_tensor in = tfb__block_of(x, b, r.samples, c, n);
+            tfb_tensor out = tfb__block_of(y, b, r.samples, c, n), k, shortcut;
+            shortcut = m->shortcut;
+            if (shortcut.ndim) {
+                shortcut.shape[0] = n;
+                if (shortcut.data)
+                    shortcut.data = (float *)m->shortcut.data + c * shortcut.stride[0];
+                o.shortcut = &shortcut;
+            }
+            status = tfb__ckconv_view(ctx, &r, b, c, n, &k);
+            if (status == TFB_OK) status = tfb_long_conv(ctx, &in, &k, &o, &out);
+        }
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- Its step: the direct sums over all rows so far. --- */
+typedef struct tfb__ckconv_job {
+    tfb__long_call s;    /* x: unused, its places are rows of the state */
+    const tfb_kv *store; /* [B, 1, T, C] as values */
+    tfb_idx b, c, t;     /* of the first sample, channel and output */
+} tfb__ckconv_job;
+
+/* All rows of a sample so far, n channels from c on. */
+static void tfb__ckconv_past(const tfb__ckconv_job *j, tfb_idx b, tfb_idx c, tfb_idx n,
+                             float *panel) {
+    const tfb_kv_layer *l = j->store->layer;
+    const tfb_idx C = l->shape.v_dim;
+    tfb_idx t, rows;
+    for (t = 0; t < j->s.n[2]; t += rows) {
+        char *key, *value;
+        rows = tfb__kv_find(j->store, l, l->row + b, 0, t, &key, &value);
+        rows = TFB__MIN(rows, j->s.n[2] - t);
+        tfb__panel_in(j->s.isa, (const float *)(void *)value + c, 1, C, rows, n,
+                      panel + t * TFB__PANEL);
+    }
+}
+
+/* Some outputs from place t on of all rows so far, into m->y. */
+static void tfb__ckconv_sums(const tfb__long_call *s, const tfb__long_room *m, tfb_idx t,
+                             tfb_idx rows) {
+    const float *x = m->x + t * TFB__PANEL;
+    tfb_idx at[3] = TFB_INIT, i, l;
+    for (i = 0; i < rows; i += m->taps->outputs) {
+        at[2] = t + i;
+        m->taps->outputs = (int)TFB__MIN(TFB__TAP_OUTPUTS, rows - i);
+        m->taps->sum = m->y + i * TFB__PANEL;
+        tfb__long_outputs(s, m, at);
+    }
+    for (i = 0; s->shortcut.ndim && i < rows * TFB__PANEL; i += TFB__PANEL)
+        for (l = 0; l < TFB__PANEL; l++)
+            m->y[i + l] = TFB__FMA(m->shortcut[l], x[i + l], m->y[i + l]);
+}
+
+static void tfb__ckconv_task(void *arg, tfb_idx task, int worker) {
+    const tfb__ckconv_job *j = (const tfb__ckconv_job *)arg;
+    const tfb__long_call *s = &j->s;
+    const tfb_idx B = s->y.shape[0], b = task % B, c = task / B * TFB__PANEL;
+    const tfb_idx n = TFB__MIN(TFB__PANEL, s->y.shape[4] - c), T = s->y.shape[3];
+    tfb__long_room m;
+    tfb_idx t, rows;
+    tfb__long_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &m);
+    tfb__panel_of(s->isa, &s->shortcut, 0, c, n, m.shortcut);
+    tfb__long_in(s, &s->k, b, c, n, m.k);
+    tfb__ckconv_past(j, j->b + b, j->c + c, n, m.x);
+    m.taps->taps = s->taps[2];
+    m.taps->block = m.block;
+    memset((void *)m.block, 0, TFB__TAP_OUTPUTS * TFB__PANEL * sizeof *m.block);
+    for (t = 0; t < T; t += rows) {
+        rows = TFB__MIN(TFB__LONG_ROWS, T - t);
+        tfb__ckconv_sums(s, &m, j->t + t, rows);
+        tfb__panel_out(s->isa, m.y, rows, n,
+                       (float *)s->y.data + b * s->y.stride[0] + t * s->y.stride[3] +
+                           c * s->y.stride[4],
+                       s->y.stride[4], s->y.stride[3], m.turned);
+    }
+}
+
+/* Rows that scratch is taken for: as many as the state can have, or each step of one token
+ * more would have to allocate. */
+static tfb_idx tfb__ckconv_room(const tfb_mixer_state *state, tfb_idx all) {
+    return TFB__MAX(tfb_kv_capacity(&state->kv, 0), all);
+}
+
+/* The outputs y of samples b .. and channels c .. with these taps. */
+static tfb_status tfb__ckconv_next(tfb_ctx *ctx, const tfb__ckconv_run *r,
+                                   const tfb_mixer_state *state, tfb_idx room,
+                                   const tfb_tensor *k, tfb_idx b, tfb_idx c,
+                                   const tfb_tensor *y) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx T = y->shape[1], C = y->shape[2];
+    tfb__ckconv_job j;
+    tfb__long_room unused;
+    tfb_status status;
+    memset((void *)&j, 0, sizeof j);
+    j.store = &state->kv;
+    j.b = b;
+    j.c = c;
+    j.t = state->tokens;
+    j.s.isa = ctx->isa;
+    j.s.k = tfb__long_view(k, y->shape[0], 1);
+    j.s.y = tfb__long_view(y, y->shape[0], 1);
+    j.s.n[0] = j.s.n[1] = j.s.taps[0] = j.s.taps[1] = 1;
+    j.s.n[2] = state->tokens + T;
+    j.s.taps[2] = TFB__MIN(k->shape[0], j.s.n[2]);
+    j.s.k.shape[3] = j.s.taps[2];
+    j.s.places = room;
+    j.s.all_taps = r->m->kind == TFB_CKCONV_TAPS ? k->shape[0] : room;
+    if (r->m->shortcut.ndim) {
+        j.s.shortcut = r->m->shortcut;
+        if (j.s.shortcut.data)
+            j.s.shortcut.data =
+                (float *)r->m->shortcut.data + c * r->m->shortcut.stride[0];
+    }
+    j.s.worker_bytes = tfb__long_carve(&j.s, NULL, &unused);
+    j.s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), j.s.worker_bytes);
+    status = tfb__scratch_ready(ctx, "ckconv mixer");
+    if (status == TFB_OK && !ctx->measuring)
+        tfb__parallel(ctx, y->shape[0] * ((C + TFB__PANEL - 1) / TFB__PANEL),
+                      tfb__ckconv_task, &j);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* Tokens of x [B, T, C] come to the state, y are the outputs there; y may be x. */
+static tfb_status tfb__ckconv_advance(tfb_ctx *ctx, const tfb_ckconv *m,
+                                      const tfb_mix *call, tfb_mixer_state *state,
+                                      const tfb_tensor *x, tfb_tensor *y) {
+    static const float zero = 0;
+    const tfb_idx B = x->shape[0], T = x->shape[1], C = m->channels;
+    const tfb_idx all = state->tokens + T, room = tfb__ckconv_room(state, all);
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor key = tfb_view4(&zero, TFB_F32, B, 1, T, 1), value = key, k;
+    tfb_status status = TFB_OK;
+    tfb__ckconv_run r;
+    tfb_idx b, c, n;
+    key.stride[0] = key.stride[1] = key.stride[2] = 0;
+    value.data = x->data;
+    value.shape[3] = C;
+    value.stride[0] = x->stride[0];
+    value.stride[2] = x->stride[1];
+    value.stride[3] = x->stride[2];
+    status = tfb_kv_append(ctx, &state->kv, 0, &key, &value);
+    if (status == TFB_OK) status = tfb__ckconv_begin(ctx, m, call, &all, room, &r);
+    for (b = 0; status == TFB_OK && T && b < B; b += r.samples) {
+        status = tfb__ckconv_rows(ctx, &r, b);
+        for (c = 0; c < C && status == TFB_OK; c += r.width) {
+            n = TFB__MIN(r.width, C - c);
+            k.ndim = 0;
+            status = tfb__ckconv_view(ctx, &r, b, c, n, &k);
+            if (status == TFB_OK) {
+                const tfb_tensor out = tfb__block_of(y, b, r.samples, c, n);
+                status = tfb__ckconv_next(ctx, &r, state, room, &k, b, c, &out);
+            }
+        }
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- The CKConv mixer: its table. --- */
+static tfb_status tfb__ckconv_check_call(tfb_ctx *ctx, const char *fn, const char *name,
+                                         const tfb_ckconv *m, const tfb_tensor *t,
+                                         const tfb_tensor *y) {
+    const int f32 = TFB__MASK(TFB_F32), ndim = m->axes + 2;
+    TFB__TRY(tfb__check(ctx, fn, name, t, f32, ndim, ndim));
+    TFB__TRY(tfb__check_like(ctx, fn, name, t, y, ndim - 1));
+    return tfb__check_extent(ctx, fn, name, t, ndim - 1, m->channels);
+}
+
+static tfb_status tfb__ckconv_mix(tfb_ctx *ctx, const tfb_ckconv *m, const tfb_mix *call,
+                                  tfb_mixer_state *state) {
+    const char *fn = "ckconv mixer";
+    const tfb_tensor *x = m->gated ? call->y : call->v;
+    TFB__TRY(tfb__ckconv_check(ctx, fn, m));
+    TFB__REQUIRE(!state || m->edge[0] == TFB_EDGE_CAUSAL, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: step needs a causal axis", fn);
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "y", m, call->y, call->y));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "v", m, call->v, call->y));
+    if (m->gated) {
+        TFB__TRY(tfb__ckconv_check_call(ctx, fn, "q", m, call->q, call->y));
+        TFB__TRY(tfb__ckconv_check_call(ctx, fn, "k", m, call->k, call->y));
+        TFB__TRY(tfb_mul(ctx, call->k, call->v, call->y));
+    }
+    TFB__TRY(state ? tfb__ckconv_advance(ctx, m, call, state, x, call->y)
+                   : tfb__ckconv_apply(ctx, m, call, x, call->y));
+    return m->gated ? tfb_mul(ctx, call->q, call->y, call->y) : TFB_OK;
+}
+
+static tfb_status tfb__ckconv_forward(tfb_ctx *ctx, void *self, const tfb_mix *call) {
+    return tfb__ckconv_mix(ctx, (const tfb_ckconv *)self, call, NULL);
+}
+
+static tfb_status tfb__ckconv_step(tfb_ctx *ctx, void *self, const tfb_mix *call,
+                                   tfb_mixer_state *state) {
+    return tfb__ckconv_mix(ctx, (const tfb_ckconv *)self, call, state);
+}
+
+static void tfb__ckconv_need(const void *self, tfb_idx channels, tfb_mixer_need *need) {
+    const tfb_ckconv *m = (const tfb_ckconv *)self;
+    if (m->axes != 1 || m->edge[0] != TFB_EDGE_CAUSAL) return;
+    need->kv.kv_heads = need->kv.head_dim = 1; /* a key of nothing */
+    need->kv.v_dim = channels;
+}
+
+static const tfb_mixer_ops tfb__ckconv_ops = {
+    "ckconv",         tfb__ckconv_forward, tfb__ckconv_step,
+    tfb__ckconv_need, tfb__ckconv_flops,   tfb__ckconv_params,
+};
+
+TFB_API tfb_mixer tfb_ckconv_as_mixer(tfb_ckconv *m) {
+    tfb_mixer mixer;
+    mixer.ops = &tfb__ckconv_ops;
+    mixer.self = m;
+    return mixer;
+}
+
+/* --- The Hyena mixer. --- */
+static tfb_fn tfb__hyena_gate2(const tfb_hyena *m) {
+    return m->gate2_set ? m->gate2 : m->gate1;
+}
+
+static tfb_idx tfb__hyena_taps(const tfb_hyena *m) {
+    tfb_idx taps = 1;
+    int i;
+    for (i = 1; i < m->short_w.ndim; i++) taps *= m->short_w.shape[i];
+    return taps;
+}
+
+static tfb_status tfb__hyena_check(tfb_ctx *ctx, const char *fn, const tfb_hyena *m,
+                                   int step) {
+    const tfb_idx C = m->conv.channels;
+    const int f32 = TFB__MASK(TFB_F32);
+    const tfb_tensor *w = &m->short_w;
+    TFB__TRY(tfb__ckconv_check(ctx, fn, &m->conv));
+    TFB__REQUIRE((int)m->gate1 >= 0 && m->gate1 < TFB__FNS && (int)m->gate2 >= 0 &&
+                     m->gate2 < TFB__FNS,
+                 ctx, TFB_ERR_ARG, "%s: a gate is no function", fn);
+    TFB__TRY(tfb__check_vector(ctx, fn, "q_weight",
+                               m->q_weight.ndim ? &m->q_weight : NULL, f32, C));
+    TFB__TRY(tfb__check_vector(ctx, fn, "k_weight",
+                               m->k_weight.ndim ? &m->k_weight : NULL, f32, C));
+    TFB__TRY(tfb__check_vector(ctx, fn, "z_weight",
+                               m->z_weight.ndim ? &m->z_weight : NULL, f32, C));
+    TFB__TRY(tfb__check_vector(ctx, fn, "y_weight",
+                               m->y_weight.ndim ? &m->y_weight : NULL, f32, C));
+    TFB__REQUIRE(!step || m->conv.edge[0] == TFB_EDGE_CAUSAL, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: step needs a causal axis", fn);
+    if (!w->ndim) return TFB_OK;
+    TFB__REQUIRE(!step || m->short_causal, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: step needs a causal short convolution", fn);
+    TFB__REQUIRE(!m->short_causal || m->conv.axes == 1, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: a causal short convolution needs one axis", fn);
+    TFB__TRY(tfb__check(ctx, fn, "short_w", w, f32, m->conv.axes + 1, m->conv.axes + 1));
+    TFB__REQUIRE(w->shape[0] > 0 && 3 * C % w->shape[0] == 0 && tfb__hyena_taps(m) > 0,
+                 ctx, TFB_ERR_SHAPE, "%s: short_w has %d groups of %d taps for 3 * %d",
+                 fn, w->shape[0], tfb__hyena_taps(m), C);
+    return TFB_OK;
+}
+
+/* The short convolution of channels c .. of part 0, 1, 2: q, k, v. y [B, .., n] */
+static tfb_status tfb__hyena_short(tfb_ctx *ctx, const tfb_hyena *m, int part,
+                                   const tfb_tensor *x, tfb_idx c, tfb_mixer_state *state,
+                                   tfb_tensor *y) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx C = m->conv.channels, n = y->shape[y->ndim - 1];
+    const tfb_idx taps = tfb__hyena_taps(m), each = 3 * C / m->short_w.shape[0];
+    const tfb_tensor in = tfb__block_of(x, 0, x->shape[0], c, n);
+    const int d = m->conv.axes;
+    tfb_tensor w = tfb__view(NULL, TFB_F32, d, m->short_w.shape + 1), past;
+    tfb_long_conv_opts o;
+    tfb_conv1d_opts causal;
+    tfb_status status;
+    tfb_idx i, j;
+    w.shape[w.ndim++] = n;
+    tfb__dense_strides(&w);
+    w.data = tfb__take(ctx, taps, (size_t)n * sizeof(float));
+    status = tfb__scratch_ready(ctx, "hyena mixer");
+    memset((void *)&o, 0, sizeof o);
+    memset((void *)&causal, 0, sizeof causal);
+    o.method = TFB_CONV_DIRECT;
+    for (i = 0; w.data && i < n; i++) { /* from cross-correlation: the last tap first */
+        const tfb_idx row = (part * C + c + i) / each;
+        for (j = 0; j < taps; j++)
+            ((float *)w.data)[(m->short_causal ? j : taps - 1 - j) * n + i] =
+                ((const float *)
+                     m->short_w.data)[tfb__offset(&m->short_w, d + 1, row * taps + j)];
+    }
+    if (status == TFB_OK && !m->short_causal) status = tfb_long_conv(ctx, &in, &w, &o, y);
+    if (status == TFB_OK && m->short_causal) {
+        past = tfb_view3(NULL, TFB_F32, x->shape[0], taps - 1, n);
+        past.stride[0] = (taps - 1) * 3 * C;
+        past.stride[1] = 3 * C;
+        if (state && state->carried[0].data)
+            past.data = (float *)state->carried[0].data + part * C + c;
+        if (state) causal.state = &past;
+        w.shape[0] = n;
+        w.shape[1] = taps;
+        w.stride[0] = 1;
+        w.stride[1] = n;
+        status = tfb_causal_conv1d(ctx, &in, &w, &causal, y);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* y = the short convolution of a part, all channels, in blocks. */
+static tfb_status tfb__hyena_part(tfb_ctx *ctx, const tfb_hyena *m, int part,
+                                  const tfb_tensor *x, tfb_mixer_state *state,
+                                  tfb_tensor *y) {
+    const tfb_idx C = m->conv.channels, width = TFB__CKCONV_WIDTH * tfb__workers(ctx);
+    tfb_idx c;
+    for (c = 0; c < C; c += width) {
+        tfb_tensor out = tfb__block_of(y, 0, y->shape[0], c, TFB__MIN(width, C - c));
+        TFB__TRY(tfb__hyena_short(ctx, m, part, x, c, state, &out));
+    }
+    return TFB_OK;
+}
+
+static tfb_status tfb__hyena_norm(tfb_ctx *ctx, const tfb_hyena *m, tfb_qk_norm kind,
+                                  const tfb_tensor *weight, const tfb_tensor *x,
+                                  tfb_tensor *y) {
+    tfb_norm_opts o;
+    memset((void *)&o, 0, sizeof o);
+    if (weight->ndim) o.weight = weight;
+    o.eps = m->eps;
+    o.eps_set = m->eps_set;
+    return kind == TFB_QK_NORM_L2 ? tfb_l2norm(ctx, x, &o, y)
+                                  : tfb_rmsnorm(ctx, x, &o, y);
+}
+
+/* y = a * gate(short(x)), in blocks: what the gate is of exists for one at a time. */
+static tfb_status tfb__hyena_gated(tfb_ctx *ctx, const tfb_hyena *m, int part,
+                                   const tfb_tensor *a, tfb_fn gate, const tfb_tensor *x,
+                                   tfb_mixer_state *state, tfb_tensor *y) {
+    const tfb_idx C = m->conv.channels, most = TFB__CKCONV_WIDTH * tfb__workers(ctx);
+    const tfb_idx width = TFB__MIN(C, most), B = y->shape[0];
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor room = tfb__take_like(ctx, y, width);
+    tfb_status status = tfb__scratch_ready(ctx, "hyena mixer");
+    tfb_idx c;
+    for (c = 0; c < C && status == TFB_OK; c += width) {
+        const tfb_idx n = TFB__MIN(width, C - c);
+        const tfb_tensor in = tfb__block_of(x, 0, B, c, n);
+        const tfb_tensor left = tfb__block_of(a, 0, B, c, n);
+        tfb_tensor out = tfb__block_of(y, 0, B, c, n), g = room;
+        g.shape[g.ndim - 1] = n;
+        tfb__dense_strides(&g);
+        if (m->short_w.ndim) status = tfb__hyena_short(ctx, m, part, x, c, state, &g);
+        if (status == TFB_OK && (gate || !m->short_w.ndim))
+            status = tfb_map(ctx, gate, m->short_w.ndim ? &g : &in, &g);
+        if (status == TFB_OK) status = tfb_mul(ctx, &left, &g, &out);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* Up to z = q gate1(k), normed, in y. */
+static tfb_status tfb__hyena_z(tfb_ctx *ctx, const tfb_hyena *m, const tfb_mix *call,
+                               tfb_mixer_state *state) {
+    const tfb_tensor *q = call->q, *k = call->k;
+    const int both = m->qk_norm && m->gate1 == TFB_FN_IDENTITY;
+    tfb_tensor *y = call->y, keys;
+    if (m->short_w.ndim) {
+        TFB__TRY(tfb__hyena_part(ctx, m, 0, q, state, y));
+        q = y;
+    }
+    if (m->qk_norm) {
+        TFB__TRY(tfb__hyena_norm(ctx, m, m->qk_norm, &m->q_weight, q, y));
+        q = y;
+    }
+    if (both) { /* the norm needs all channels */
+        const tfb__mark mark = tfb__scratch_begin(ctx);
+        tfb_status status;
+        keys = tfb__take_like(ctx, y, m->conv.channels);
+        status = tfb__scratch_ready(ctx, "hyena mixer");
+        if (m->short_w.ndim && status == TFB_OK)
+            status = tfb__hyena_part(ctx, m, 1, k, state, &keys);
+        if (m->short_w.ndim) k = &keys;
+        if (status == TFB_OK)
+            status = tfb__hyena_norm(ctx, m, m->qk_norm, &m->k_weight, k, &keys);
+        if (status == TFB_OK) status = tfb_mul(ctx, q, &keys, y);
+        TFB__TRY(tfb__scratch_end(ctx, mark, status));
+    } else TFB__TRY(tfb__hyena_gated(ctx, m, 1, q, m->gate1, k, state, y));
+    if (!m->norm) return TFB_OK;
+    return tfb__hyena_norm(ctx, m, m->norm, &m->z_weight, y, y);
+}
+
+/* SEMANTICS 5.2, in this order; all of it in y. */
+static tfb_status tfb__hyena_mix(tfb_ctx *ctx, const tfb_hyena *m, const tfb_mix *call,
+                                 tfb_mixer_state *state) {
+    const char *fn = "hyena mixer";
+    tfb_tensor *y = call->y;
+    TFB__TRY(tfb__hyena_check(ctx, fn, m, state != NULL));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "y", &m->conv, y, y));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "q", &m->conv, call->q, y));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "k", &m->conv, call->k, y));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "v", &m->conv, call->v, y));
+    TFB__TRY(tfb__ckconv_check_cond(ctx, fn, &m->conv, call->cond, y->shape[0]));
+    TFB__TRY(tfb__hyena_z(ctx, m, call, state));
+    TFB__TRY(state ? tfb__ckconv_advance(ctx, &m->conv, call, state, y, y)
+                   : tfb__ckconv_apply(ctx, &m->conv, call, y, y));
+    TFB__TRY(tfb__hyena_gated(ctx, m, 2, y, tfb__hyena_gate2(m), call->v, state, y));
+    if (!m->out_norm) return TFB_OK;
+    return tfb__hyena_norm(ctx, m, m->out_norm, &m->y_weight, y, y);
+}
+
+static tfb_status tfb__hyena_forward(tfb_ctx *ctx, void *self, const tfb_mix *call) {
+    return tfb__hyena_mix(ctx, (const tfb_hyena *)self, call, NULL);
+}
+
+static tfb_status tfb__hyena_step(tfb_ctx *ctx, void *self, const tfb_mix *call,
+                                  tfb_mixer_state *state) {
+    return tfb__hyena_mix(ctx, (const tfb_hyena *)self, call, state);
+}
+
+static void tfb__hyena_need(const void *self, tfb_idx channels, tfb_mixer_need *need) {
+    const tfb_hyena *m = (const tfb_hyena *)self;
+    tfb__ckconv_need(&m->conv, channels, need);
+    if (m->short_w.ndim && m->short_causal)
+        need->carried[0] = (tfb__hyena_taps(m) - 1) * 3 * channels;
+}
+
+static int64_t tfb__hyena_flops(const void *self, tfb_idx channels,
+                                const tfb_idx *spatial, int axes, int inference) {
+    const tfb_hyena *m = (const tfb_hyena *)self;
+    const double C = (double)channels;
+    double n = tfb__ckconv_cost(&m->conv, C, spatial, inference), CT = C;
+    int i;
+    if (axes != m->conv.axes || n < 0) return -1;
+    for (i = 0; i < axes; i++) CT = CT * (double)spatial[i];
+    if (m->short_w.ndim) n = n + 6 * CT * (double)tfb__hyena_taps(m);
+    if (m->qk_norm) n = n + 3 * CT * (m->gate1 == TFB_FN_IDENTITY ? 2 : 1);
+    n = n + 2 * CT;
+    if (m->gate1 != TFB_FN_IDENTITY) n = n + CT;
+    if (tfb__hyena_gate2(m) != TFB_FN_IDENTITY) n = n + CT;
+    n = n + 3 * CT * ((m->norm != 0) + (m->out_norm != 0));
+    return n < 9e15 ? (int64_t)n : -1;
+}
+
+static tfb_status tfb__hyena_params(void *self, tfb_param_fn visit, void *user) {
+    static const char *const name[] = {"hyena.short_w", "hyena.q_weight",
+                                       "hyena.k_weight", "hyena.z_weight",
+                                       "hyena.y_weight"};
+    tfb_hyena *m = (tfb_hyena *)self;
+    tfb_tensor *t[5];
+    int i;
+    t[0] = &m->short_w;
+    t[1] = &m->q_weight;
+    t[2] = &m->k_weight;
+    t[3] = &m->z_weight;
+    t[4] = &m->y_weight;
+    for (i = 0; i < 5; i++)
+        if (t[i]->ndim) TFB__TRY(visit(user, name[i], t[i]));
+    return tfb__ckconv_params(&m->conv, visit, user);
+}
+
+static const tfb_mixer_ops tfb__hyena_ops = {
+    "hyena",         tfb__hyena_forward, tfb__hyena_step,
+    tfb__hyena_need, tfb__hyena_flops,   tfb__hyena_params,
+};
+
+TFB_API tfb_mixer tfb_hyena_as_mixer(tfb_hyena *m) {
+    tfb_mixer mixer;
+    mixer.ops = &tfb__hyena_ops;
+    mixer.self = m;
+    return mixer;
+}
+
+static const char *tfb__hyena_bad(const tfb_hyena_opts *o) {
+    const tfb_idx far = (tfb_idx)1 << 20;
+    const int axes = o->conv.axes ? o->conv.axes : 1;
+    const char *bad = tfb__ckconv_bad(&o->conv);
+    int i, some = 0, none = 0;
+    if (bad) return bad;
+    if (o->conv.gated) return "conv.gated, hyena having gates of its own,";
+    for (i = 0; i < axes; i++) {
+        if (o->short_taps[i] < 0 || o->short_taps[i] > far) return "short_taps";
+        some += o->short_taps[i] > 0;
+        none += o->short_taps[i] == 0;
+    }
+    if (some && none) return "short_taps";
+    if (o->short_causal && axes > 1) return "short_causal, which needs one axis,";
+    if (o->short_groups < 0 ||
+        (o->short_groups && 3 * o->conv.channels % o->short_groups))
+        return "short_groups";
+    if ((int)o->gate1 < 0 || o->gate1 >= TFB__FNS || (int)o->gate2 < 0 ||
+        o->gate2 >= TFB__FNS)
+        return "gate1 or gate2";
+    if ((int)o->qk_norm < 0 || o->qk_norm > TFB_QK_NORM_L2 || (int)o->norm < 0 ||
+        o->norm > TFB_QK_NORM_L2 || (int)o->out_norm < 0 || o->out_norm > TFB_QK_NORM_L2)
+        return "a norm";
+    return NULL;
+}
+
+/* What opts say, with the weights of its own; the convolution's follow. */
+static tfb_hyena tfb__hyena_carve(tfb__carver *c, const tfb_hyena_opts *o) {
+    const tfb_idx C = o->conv.channels;
+    tfb_idx taps = 1;
+    tfb_hyena m;
+    int i;
+    memset((void *)&m, 0, sizeof m);
+    m.conv = tfb__ckconv_shape(&o->conv);
+    m.gate1 = o->gate1;
+    m.gate2 = o->gate2;
+    m.gate2_set = o->gate2_set;
+    m.qk_norm = o->qk_norm;
+    m.norm = o->norm;
+    m.out_norm = o->out_norm;
+    m.short_causal = o->short_causal != 0;
+    for (i = 0; i < m.conv.axes; i++)
+        taps = (tfb_idx)tfb__size_mul((size_t)taps, (size_t)o->short_taps[i]);
+    if (taps) {
+        m.short_w = tfb__carve(c, 2, o->short_groups ? o->short_groups : 3 * C, taps);
+        m.short_w.ndim = 1 + m.conv.axes;
+        for (i = 0; i < m.conv.axes; i++) m.short_w.shape[1 + i] = o->short_taps[i];
+        tfb__dense_strides(&m.short_w);
+    }
+    if (m.qk_norm) m.q_weight = tfb__carve(c, 1, C, 0);
+    if (m.qk_norm && m.gate1 == TFB_FN_IDENTITY) m.k_weight = tfb__carve(c, 1, C, 0);
+    if (m.norm) m.z_weight = tfb__carve(c, 1, C, 0);
+    if (m.out_norm) m.y_weight = tfb__carve(c, 1, C, 0);
+    tfb__draw(c, &m.short_w, tfb__fan_in(taps));
+    tfb__fill(&m.q_weight, 1.0f);
+    tfb__fill(&m.k_weight, 1.0f);
+    tfb__fill(&m.z_weight, 1.0f);
+    tfb__fill(&m.y_weight, 1.0f);
+    tfb__ckconv_carve(c, &o->conv, &m.conv);
+    return m;
+}
+
+TFB_API size_t tfb_hyena_bytes(const tfb_hyena_opts *opts) {
+    tfb__carver c;
+    if (!opts || tfb__hyena_bad(opts)) return 0;
+    memset((void *)&c, 0, sizeof c);
+    (void)tfb__hyena_carve(&c, opts);
+    return c.used < (size_t)-1 / 2 ? c.used : 0;
+}
+
+TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_opts *opts,
+                                  void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_hyena_init";
+    const size_t need = tfb_hyena_bytes(opts);
+    tfb__carver c;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && opts, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, m ? "opts" : "m");
+    TFB__REQUIRE(!tfb__hyena_bad(opts), ctx, TFB_ERR_RANGE, "%s: %s is not legal", fn,
+                 tfb__hyena_bad(opts));
+    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "%s: the size overflows", fn);
+    TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 4));
+    if (ctx->measuring) return TFB_OK;
+    memset((void *)&c, 0, sizeof c);
+    c.mem = (char *)mem;
+    c.seed = opts->conv.seed;
+    *m = tfb__hyena_carve(&c, opts);
+    tfb__ckconv_fill(&c, &opts->conv, &m->conv);
+    return TFB_OK;
 }
 
 /* ===== [22] TAIL ==================================================================== */
