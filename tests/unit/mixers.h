@@ -97,7 +97,7 @@ static void rig_long(tfb_ctx *ctx, rig *r, const kind *k, tfb_mixer *mixer) {
     o.conv.mask = k->bias ? TFB_CKCONV_EXPONENTIAL : TFB_CKCONV_OPEN;
     o.conv.method = TFB_CONV_DIRECT;
     o.conv.gated = k->longs == GATED;
-    o.conv.hidden = 8;
+    o.conv.hidden = 4;
     o.conv.layers = k->bias ? 0 : 2;
     o.conv.seed = 13;
     o.short_taps[0] = 3;
@@ -146,6 +146,7 @@ static void rig_new(tfb_ctx *ctx, rig *r, const kind *k) {
 }
 
 static void rig_free(rig *r) {
+    tfb_ckconv_forget(&r->hyena.conv);
     free(r->mem);
     free(r->core);
 }
