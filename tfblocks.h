@@ -13065,6 +13065,18 @@ static tfb_status tfb__ckconv_whole(tfb_ctx *ctx, const tfb_ckconv *m,
     return tfb__ckconv_make(ctx, m, g, film, NULL, 0, out);
 }
 
+/* The kernel overlaps nothing it is made from. */
+static tfb_status tfb__ckconv_check_alias(tfb_ctx *ctx, const char *fn,
+                                          const tfb_ckconv *m, const tfb_tensor *kernel) {
+    tfb_tensor *t[TFB__CKCONV_MOST];
+    const char *name[TFB__CKCONV_MOST];
+    tfb_ckconv copy = *m;
+    int i, of_kernel, n = tfb__ckconv_list(&copy, t, name, &of_kernel);
+    for (i = 0; i < n; i++)
+        TFB__TRY(tfb__check_alias(ctx, fn, "kernel", kernel, name[i], t[i], 0));
+    return TFB_OK;
+}
+
 TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
                                      const tfb_idx *spatial, int axes,
                                      const tfb_tensor *cond, tfb_tensor *kernel) {
@@ -13090,6 +13102,7 @@ TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
     TFB__TRY(tfb__check_out(ctx, fn, "kernel", kernel));
     TFB__TRY(tfb__ckconv_check_cond(ctx, fn, m, cond, B));
     if (film) TFB__TRY(tfb__check_alias(ctx, fn, "kernel", kernel, "cond", cond, 0));
+    TFB__TRY(tfb__ckconv_check_alias(ctx, fn, m, kernel));
     if (tfb_numel(kernel) == 0) return TFB_OK;
     mark = tfb__scratch_begin(ctx);
     wide = film ? m->film_w2.shape[0] : 0;

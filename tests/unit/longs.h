@@ -155,7 +155,7 @@ static void gate_ref(tfb_fn gate, tfb_tensor *a, const tfb_tensor *b) {
     }
 }
 
-static void hyena_ref(tfb_ctx *ctx, const tfb_hyena *m, const tfb_mix *call) {
+TFB__UNUSED static void hyena_ref(tfb_ctx *ctx, const tfb_hyena *m, const tfb_mix *call) {
     tfb_tensor q = short_ref(m, 0, call->q), k = short_ref(m, 1, call->k);
     tfb_tensor v = short_ref(m, 2, call->v), h = dense_like(&q);
     norm_ref(ctx, m->qk_norm, &m->q_weight, &q);
@@ -169,7 +169,8 @@ static void hyena_ref(tfb_ctx *ctx, const tfb_hyena *m, const tfb_mix *call) {
     free(q.data), free(k.data), free(v.data), free(h.data);
 }
 
-static void ckconv_ref(tfb_ctx *ctx, const tfb_ckconv *m, const tfb_mix *call) {
+TFB__UNUSED static void ckconv_ref(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb_mix *call) {
     tfb_tensor x = dense_like(call->v), y = dense_like(call->v);
     CHECK_OK(ctx, tfb_copy(ctx, call->v, &x));
     if (m->gated) CHECK_OK(ctx, tfb_mul(ctx, call->k, call->v, &x));

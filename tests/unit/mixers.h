@@ -117,7 +117,7 @@ static void rig_long(tfb_ctx *ctx, rig *r, const kind *k, tfb_mixer *mixer) {
     }
 }
 
-static void rig_new(tfb_ctx *ctx, rig *r, const kind *k) {
+TFB__UNUSED static void rig_new(tfb_ctx *ctx, rig *r, const kind *k) {
     tfb_qkv_opts o;
     tfb_mamba_opts m;
     memset((void *)r, 0, sizeof *r);
@@ -145,7 +145,7 @@ static void rig_new(tfb_ctx *ctx, rig *r, const kind *k) {
     CHECK_OK(ctx, tfb_qkv_init(ctx, &r->block, &o, r->mem, tfb_qkv_bytes(&o)));
 }
 
-static void rig_free(rig *r) {
+TFB__UNUSED static void rig_free(rig *r) {
     tfb_ckconv_forget(&r->hyena.conv);
     free(r->mem);
     free(r->core);
