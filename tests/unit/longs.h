@@ -136,13 +136,13 @@ static tfb_tensor short_ref(const tfb_hyena *m, int part, const tfb_tensor *x) {
     return y;
 }
 
-static void norm_ref(tfb_ctx *ctx, tfb_qk_norm kind, const tfb_tensor *weight,
+static void norm_ref(tfb_ctx *ctx, tfb_qk_norm how, const tfb_tensor *weight,
                      tfb_tensor *t) {
     tfb_norm_opts o;
     memset((void *)&o, 0, sizeof o);
     if (weight->ndim) o.weight = weight;
-    if (kind == TFB_QK_NORM_RMS) CHECK_OK(ctx, tfb_rmsnorm(ctx, t, &o, t));
-    if (kind == TFB_QK_NORM_L2) CHECK_OK(ctx, tfb_l2norm(ctx, t, &o, t));
+    if (how == TFB_QK_NORM_RMS) CHECK_OK(ctx, tfb_rmsnorm(ctx, t, &o, t));
+    if (how == TFB_QK_NORM_L2) CHECK_OK(ctx, tfb_l2norm(ctx, t, &o, t));
 }
 
 /* a = a * gate(b); both dense. */
