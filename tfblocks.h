@@ -2540,6 +2540,31 @@ typedef struct tfb__taps {
     tfb__tap_run run[TFB__TAP_RUNS];
 } tfb__taps;
 
+/* Butterflies of a Fourier transform over complex rows: 16 real, 16 imaginary parts. Row
+ * q of butterfly (j, i) is at z + j * outer_step + i * inner_step + q * step; turned: all
+ * but row 0 are multiplied by roots, three floats each (real, imaginary, - imaginary), at
+ * w + j * w_outer + i * w_inner. radix 1: rows become their product with the roots. */
+typedef struct tfb__fft {
+    int radix, inverse, turned;
+    tfb_idx outer, outer_step, w_outer, inner, inner_step, w_inner, step;
+    float *z;
+    const float *w;
+} tfb__fft;
+
+/* Products of spectra of real places, even ones the real, odd ones the imaginary parts of
+ * complex rows: row i of z, frequency k, goes with row mate[i] of z_mate, frequency -k.
+ * keep: h becomes what the kernel of a convolution has there, times scale; 64 floats for
+ * each pair, of pairs in the same row only those with mate[i] >= i. w: -e^(-2 pi i k / n)
+ * as roots. */
+typedef struct tfb__spectrum {
+    tfb_idx n;
+    const int32_t *mate;
+    const float *w;
+    float *z, *z_mate, *h;
+    int same, keep;
+    float scale;
+} tfb__spectrum;
+
 enum { TFB__SCAN_NEXT = 4 };
 
 /* A panel of 16 channels of a scan: x, z, y [rows][16] and dt, which is used up, with its
@@ -2578,6 +2603,8 @@ typedef struct tfb__kernels {
     void (*conv)(const tfb__conv *s);
     void (*scan)(const tfb__scan *s);
     void (*taps)(tfb__taps *s);
+    void (*fft)(const tfb__fft *s);
+    void (*spectrum)(const tfb__spectrum *s);
 } tfb__kernels;
 
 #define TFB__BLOCK      256  /* k per chain of fma: CONTRACT section 3 */
@@ -5045,6 +5072,323 @@ static void TFB__FN(taps)(tfb__taps *s) {
     s->met = 0;
 }
 
+/* --- Fourier transforms: a complex row is 16 real and 16 imaginary parts. --- */
+/* Outside the contract of bits, so the scalar pass need not fuse. */
+#undef TFB__VMA
+#if TFB__VW == 1
+#define TFB__VMA(a, b, c) ((a) * (b) + (c))
+#else
+#define TFB__VMA(a, b, c) TFB__VFMA(a, b, c)
+#endif
+
+/* Complex values are pairs of vectors: a is ar and ai. Products with -i and i come with
+ * the sum they are part of. */
+#undef TFB__C_NEW
+#undef TFB__C_LOAD
+#undef TFB__C_STORE
+#undef TFB__C_TURN
+#undef TFB__C_ADD
+#undef TFB__C_SUB
+#undef TFB__C_DOWN
+#undef TFB__C_UP
+#undef TFB__C_MA
+#undef TFB__C_MUL
+#define TFB__C_NEW(a) TFB__VF a##r, a##i
+#define TFB__C_LOAD(q)                                                                   \
+    a##q##r = TFB__VLOAD(re + q * step), a##q##i = TFB__VLOAD(im + q * step);
+#define TFB__C_STORE(q)                                                                  \
+    TFB__VSTORE(re + q * step, a##q##r), TFB__VSTORE(im + q * step, a##q##i);
+#define TFB__C_TURN(q)                                                                   \
+    {                                                                                    \
+        const float *root = w + 3 * (q - 1);                                             \
+        const TFB__VF c = TFB__VSET1(root[0]), s = TFB__VSET1(root[1]);                  \
+        const TFB__VF t = TFB__VMA(a##q##r, c, TFB__VMUL(a##q##i, TFB__VSET1(root[2]))); \
+        a##q##i = TFB__VMA(a##q##r, s, TFB__VMUL(a##q##i, c));                           \
+        a##q##r = t;                                                                     \
+    }
+#define TFB__C_ADD(y, a, b)  y##r = TFB__VADD(a##r, b##r), y##i = TFB__VADD(a##i, b##i)
+#define TFB__C_SUB(y, a, b)  y##r = TFB__VSUB(a##r, b##r), y##i = TFB__VSUB(a##i, b##i)
+#define TFB__C_DOWN(y, a, b) y##r = TFB__VADD(a##r, b##i), y##i = TFB__VSUB(a##i, b##r)
+#define TFB__C_UP(y, a, b)   y##r = TFB__VSUB(a##r, b##i), y##i = TFB__VADD(a##i, b##r)
+#define TFB__C_MA(y, a, x, b)                                                            \
+    y##r = TFB__VMA(a##r, TFB__VSET1(x), b##r), y##i = TFB__VMA(a##i, TFB__VSET1(x), b##i)
+#define TFB__C_MUL(y, a, x)                                                              \
+    y##r = TFB__VMUL(a##r, TFB__VSET1(x)), y##i = TFB__VMUL(a##i, TFB__VSET1(x))
+
+/* a0 .. become their transform of 2, 3, 4, 5, 7 or 8 points. */
+#undef TFB__DFT_1
+#undef TFB__DFT_2
+#undef TFB__DFT_3
+#undef TFB__DFT_4
+#undef TFB__DFT_4_OF
+#undef TFB__DFT_5
+#undef TFB__DFT_7
+#undef TFB__DFT_8
+#define TFB__DFT_1
+#define TFB__DFT_2                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(t);                                                                   \
+        TFB__C_SUB(t, a0, a1);                                                           \
+        TFB__C_ADD(a0, a0, a1);                                                          \
+        a1r = tr, a1i = ti;                                                              \
+    }
+#define TFB__DFT_3                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(t);                                                                   \
+        TFB__C_NEW(d);                                                                   \
+        TFB__C_NEW(m);                                                                   \
+        TFB__C_ADD(t, a1, a2);                                                           \
+        TFB__C_SUB(d, a1, a2);                                                           \
+        TFB__C_MA(m, t, -0.5f, a0);                                                      \
+        TFB__C_MUL(d, d, 0.866025404f);                                                  \
+        TFB__C_ADD(a0, a0, t);                                                           \
+        TFB__C_DOWN(a1, m, d);                                                           \
+        TFB__C_UP(a2, m, d);                                                             \
+    }
+#define TFB__DFT_4_OF(b0, b1, b2, b3)                                                    \
+    {                                                                                    \
+        TFB__C_NEW(t0);                                                                  \
+        TFB__C_NEW(t1);                                                                  \
+        TFB__C_NEW(t2);                                                                  \
+        TFB__C_NEW(t3);                                                                  \
+        TFB__C_ADD(t0, b0, b2);                                                          \
+        TFB__C_SUB(t1, b0, b2);                                                          \
+        TFB__C_ADD(t2, b1, b3);                                                          \
+        TFB__C_SUB(t3, b1, b3);                                                          \
+        TFB__C_ADD(b0, t0, t2);                                                          \
+        TFB__C_SUB(b2, t0, t2);                                                          \
+        TFB__C_DOWN(b1, t1, t3);                                                         \
+        TFB__C_UP(b3, t1, t3);                                                           \
+    }
+#define TFB__DFT_4 TFB__DFT_4_OF(a0, a1, a2, a3)
+#define TFB__DFT_5                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(t1);                                                                  \
+        TFB__C_NEW(t2);                                                                  \
+        TFB__C_NEW(m);                                                                   \
+        TFB__C_NEW(n);                                                                   \
+        TFB__C_NEW(u);                                                                   \
+        TFB__C_NEW(v);                                                                   \
+        TFB__C_ADD(t1, a1, a4);                                                          \
+        TFB__C_ADD(t2, a2, a3);                                                          \
+        TFB__C_SUB(a1, a1, a4);                                                          \
+        TFB__C_SUB(a2, a2, a3);                                                          \
+        TFB__C_MA(m, t1, 0.309016994f, a0);                                              \
+        TFB__C_MA(m, t2, -0.809016994f, m);                                              \
+        TFB__C_MA(n, t1, -0.809016994f, a0);                                             \
+        TFB__C_MA(n, t2, 0.309016994f, n);                                               \
+        TFB__C_MUL(u, a1, 0.951056516f);                                                 \
+        TFB__C_MA(u, a2, 0.587785252f, u);                                               \
+        TFB__C_MUL(v, a1, 0.587785252f);                                                 \
+        TFB__C_MA(v, a2, -0.951056516f, v);                                              \
+        TFB__C_ADD(t1, t1, t2);                                                          \
+        TFB__C_ADD(a0, a0, t1);                                                          \
+        TFB__C_DOWN(a1, m, u);                                                           \
+        TFB__C_UP(a4, m, u);                                                             \
+        TFB__C_DOWN(a2, n, v);                                                           \
+        TFB__C_UP(a3, n, v);                                                             \
+    }
+/* m = a0 + x t1 + y t2 + z t3, the same for u of differences */
+#undef TFB__DFT_7_ROW
+#define TFB__DFT_7_ROW(b, c, x, y, z, xs, ys, zs)                                        \
+    {                                                                                    \
+        TFB__C_NEW(m);                                                                   \
+        TFB__C_NEW(u);                                                                   \
+        TFB__C_MA(m, t1, x, a0);                                                         \
+        TFB__C_MA(m, t2, y, m);                                                          \
+        TFB__C_MA(m, t3, z, m);                                                          \
+        TFB__C_MUL(u, d1, xs);                                                           \
+        TFB__C_MA(u, d2, ys, u);                                                         \
+        TFB__C_MA(u, d3, zs, u);                                                         \
+        TFB__C_DOWN(b, m, u);                                                            \
+        TFB__C_UP(c, m, u);                                                              \
+    }
+#define TFB__DFT_7                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(t1);                                                                  \
+        TFB__C_NEW(t2);                                                                  \
+        TFB__C_NEW(t3);                                                                  \
+        TFB__C_NEW(d1);                                                                  \
+        TFB__C_NEW(d2);                                                                  \
+        TFB__C_NEW(d3);                                                                  \
+        TFB__C_ADD(t1, a1, a6);                                                          \
+        TFB__C_ADD(t2, a2, a5);                                                          \
+        TFB__C_ADD(t3, a3, a4);                                                          \
+        TFB__C_SUB(d1, a1, a6);                                                          \
+        TFB__C_SUB(d2, a2, a5);                                                          \
+        TFB__C_SUB(d3, a3, a4);                                                          \
+        TFB__DFT_7_ROW(a1, a6, 0.623489802f, -0.222520934f, -0.900968868f, 0.781831482f, \
+                       0.974927912f, 0.433883739f)                                       \
+        TFB__DFT_7_ROW(a2, a5, -0.222520934f, -0.900968868f, 0.623489802f, 0.974927912f, \
+                       -0.433883739f, -0.781831482f)                                     \
+        TFB__DFT_7_ROW(a3, a4, -0.900968868f, 0.623489802f, -0.222520934f, 0.433883739f, \
+                       -0.781831482f, 0.974927912f)                                      \
+        TFB__C_ADD(t1, t1, t2);                                                          \
+        TFB__C_ADD(t1, t1, t3);                                                          \
+        TFB__C_ADD(a0, a0, t1);                                                          \
+    }
+/* Sums give the even results, differences times 1, (1 - i) / sqrt 2, -i and so on the odd
+ * ones; the root half is multiplied last. */
+#define TFB__DFT_8                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(v0);                                                                  \
+        TFB__C_NEW(v1);                                                                  \
+        TFB__C_NEW(v2);                                                                  \
+        TFB__C_NEW(v3);                                                                  \
+        TFB__C_SUB(v0, a0, a4);                                                          \
+        TFB__C_ADD(a0, a0, a4);                                                          \
+        TFB__C_SUB(v1, a1, a5);                                                          \
+        TFB__C_ADD(a1, a1, a5);                                                          \
+        TFB__C_SUB(v2, a2, a6);                                                          \
+        TFB__C_ADD(a2, a2, a6);                                                          \
+        TFB__C_SUB(v3, a3, a7);                                                          \
+        TFB__C_ADD(a3, a3, a7);                                                          \
+        TFB__DFT_4_OF(a0, a1, a2, a3)                                                    \
+        TFB__C_DOWN(a4, v0, v2);                                                         \
+        TFB__C_UP(a5, v0, v2);                                                           \
+        TFB__C_DOWN(a6, v1, v3);                                                         \
+        TFB__C_UP(a7, v1, v3);                                                           \
+        TFB__C_DOWN(v1, a6, a6);                                                         \
+        TFB__C_UP(v3, a7, a7);                                                           \
+        TFB__C_MA(v0, v1, 0.707106781f, a4);                                             \
+        TFB__C_MA(v2, v3, -0.707106781f, a5);                                            \
+        TFB__C_MA(a7, v3, 0.707106781f, a5);                                             \
+        TFB__C_MA(a5, v1, -0.707106781f, a4);                                            \
+        a6r = a3r, a6i = a3i, a4r = a2r, a4i = a2i;                                      \
+        a2r = a1r, a2i = a1i, a1r = v0r, a1i = v0i;                                      \
+        a3r = v2r, a3i = v2i;                                                            \
+    }
+
+/* One radix: all butterflies of a pass. The inverse takes the same steps with real and
+ * imaginary parts exchanged, the roots first. */
+#undef TFB__FFT_LATER_1
+#undef TFB__FFT_LATER_2
+#undef TFB__FFT_LATER_3
+#undef TFB__FFT_LATER_4
+#undef TFB__FFT_LATER_5
+#undef TFB__FFT_LATER_7
+#undef TFB__FFT_LATER_8
+#undef TFB__FFT_NEW
+#undef TFB__FFT_RADIX
+#define TFB__FFT_LATER_1(X) X(1) /* step 0: the same row, turned */
+#define TFB__FFT_LATER_2(X) X(1)
+#define TFB__FFT_LATER_3(X) X(1) X(2)
+#define TFB__FFT_LATER_4(X) X(1) X(2) X(3)
+#define TFB__FFT_LATER_5(X) TFB__FFT_LATER_4(X) X(4)
+#define TFB__FFT_LATER_7(X) TFB__FFT_LATER_5(X) X(5) X(6)
+#define TFB__FFT_LATER_8(X) TFB__FFT_LATER_7(X) X(7)
+#define TFB__FFT_NEW(q)     TFB__C_NEW(a##q);
+/* clang-format off */
+#define TFB__FFT_RADIX(R)                                                                \
+    TFB__INLINE void TFB__FN(fft_one_##R)(float *re, float *im, tfb_idx step,            \
+                                          const float *w, int before, int after) {       \
+        tfb_idx l;                                                                       \
+        for (l = 0; l < TFB__PANEL; l += TFB__VW, re += TFB__VW, im += TFB__VW) {        \
+            TFB__FFT_NEW(0)                                                              \
+            TFB__FFT_LATER_##R(TFB__FFT_NEW)                                             \
+            TFB__C_LOAD(0)                                                               \
+            TFB__FFT_LATER_##R(TFB__C_LOAD)                                              \
+            if (before) {                                                                \
+                TFB__FFT_LATER_##R(TFB__C_TURN)                                          \
+            }                                                                            \
+            TFB__DFT_##R                                                                 \
+            if (after) {                                                                 \
+                TFB__FFT_LATER_##R(TFB__C_TURN)                                          \
+            }                                                                            \
+            TFB__C_STORE(0)                                                              \
+            TFB__FFT_LATER_##R(TFB__C_STORE)                                             \
+        }                                                                                \
+    }                                                                                    \
+    TFB__INLINE void TFB__FN(fft_loop_##R)(const tfb__fft *s, float *re, float *im,      \
+                                           int before, int after) {                      \
+        tfb_idx i, j;                                                                    \
+        for (j = 0; j < s->outer; j++) {                                                 \
+            const tfb_idx at = j * s->outer_step;                                        \
+            const float *w = s->w + j * s->w_outer;                                      \
+            for (i = 0; i < s->inner; i++, w += s->w_inner)                              \
+                TFB__CALL(fft_one_##R, re + at + i * s->inner_step,                      \
+                          im + at + i * s->inner_step, s->step, w, before, after);       \
+        }                                                                                \
+    }                                                                                    \
+    static TFB__NOINLINE void TFB__FN(fft_##R)(const tfb__fft *s) {                      \
+        float *re = s->z, *im = s->z + TFB__PANEL;                                       \
+        if (!s->turned && s->inverse) TFB__CALL(fft_loop_##R, s, im, re, 0, 0);          \
+        else if (!s->turned) TFB__CALL(fft_loop_##R, s, re, im, 0, 0);                   \
+        else if (s->inverse) TFB__CALL(fft_loop_##R, s, im, re, 1, 0);                   \
+        else TFB__CALL(fft_loop_##R, s, re, im, 0, 1);                                   \
+    }
+/* clang-format on */
+TFB__FFT_RADIX(1)
+TFB__FFT_RADIX(2)
+TFB__FFT_RADIX(3)
+TFB__FFT_RADIX(4)
+TFB__FFT_RADIX(5)
+TFB__FFT_RADIX(7)
+TFB__FFT_RADIX(8)
+
+static void TFB__FN(fft)(const tfb__fft *s) {
+    switch (s->radix) {
+    case 1: TFB__CALL(fft_1, s); break;
+    case 2: TFB__CALL(fft_2, s); break;
+    case 3: TFB__CALL(fft_3, s); break;
+    case 4: TFB__CALL(fft_4, s); break;
+    case 5: TFB__CALL(fft_5, s); break;
+    case 7: TFB__CALL(fft_7, s); break;
+    default: TFB__CALL(fft_8, s); break;
+    }
+}
+
+/* Rows p and its mate q hold the values of frequencies k and -k of even + i odd places.
+ * E = p + conj q and D = p - conj q are twice the spectra of both, D that of i odd. */
+TFB__INLINE void TFB__FN(spectrum_pair)(const tfb__spectrum *s, float *p, float *q,
+                                        const float *w, float *h) {
+    tfb_idx l;
+    for (l = 0; l < TFB__PANEL; l += TFB__VW, p += TFB__VW, q += TFB__VW, h += TFB__VW) {
+        const TFB__VF pr = TFB__VLOAD(p), pi = TFB__VLOAD(p + 16);
+        const TFB__VF qr = TFB__VLOAD(q), qi = TFB__VLOAD(q + 16);
+        const TFB__VF er = TFB__VADD(pr, qr), ei = TFB__VSUB(pi, qi);
+        const TFB__VF dr = TFB__VSUB(pr, qr), di = TFB__VADD(pi, qi);
+        if (s->keep) {
+            const TFB__VF scale = TFB__VSET1(s->scale);
+            TFB__VSTORE(h, TFB__VMUL(er, scale));
+            TFB__VSTORE(h + 16, TFB__VMUL(ei, scale));
+            TFB__VSTORE(h + 32, TFB__VMUL(dr, scale));
+            TFB__VSTORE(h + 48, TFB__VMUL(di, scale));
+        } else {
+            const TFB__VF her = TFB__VLOAD(h), hei = TFB__VLOAD(h + 16);
+            const TFB__VF hdr = TFB__VLOAD(h + 32), hdi = TFB__VLOAD(h + 48);
+            const TFB__VF c = TFB__VSET1(w[0]), sn = TFB__VSET1(w[1]);
+            const TFB__VF tr = TFB__VMA(dr, c, TFB__VMUL(di, TFB__VSET1(w[2])));
+            const TFB__VF ti = TFB__VMA(dr, sn, TFB__VMUL(di, c));
+            /* y of even places: e he - w d hd (w has the sign); i times that of odd */
+            const TFB__VF yr = TFB__VSUB(TFB__VMA(er, her, TFB__VMUL(tr, hdr)),
+                                         TFB__VMA(ei, hei, TFB__VMUL(ti, hdi)));
+            const TFB__VF yi = TFB__VADD(TFB__VMA(er, hei, TFB__VMUL(tr, hdi)),
+                                         TFB__VMA(ei, her, TFB__VMUL(ti, hdr)));
+            const TFB__VF zr = TFB__VSUB(TFB__VMA(dr, her, TFB__VMUL(er, hdr)),
+                                         TFB__VMA(di, hei, TFB__VMUL(ei, hdi)));
+            const TFB__VF zi = TFB__VADD(TFB__VMA(dr, hei, TFB__VMUL(er, hdi)),
+                                         TFB__VMA(di, her, TFB__VMUL(ei, hdr)));
+            TFB__VSTORE(p, TFB__VADD(yr, zr));
+            TFB__VSTORE(p + 16, TFB__VADD(yi, zi));
+            TFB__VSTORE(q, TFB__VSUB(yr, zr));
+            TFB__VSTORE(q + 16, TFB__VSUB(zi, yi));
+        }
+    }
+}
+
+static void TFB__FN(spectrum)(const tfb__spectrum *s) {
+    float *h = s->h;
+    tfb_idx i;
+    for (i = 0; i < s->n; i++) {
+        const tfb_idx mate = s->mate[i];
+        if (s->same && mate < i) continue;
+        TFB__CALL(spectrum_pair, s, s->z + i * 32, s->z_mate + mate * 32, s->w + 3 * i,
+                  h);
+        h += 64;
+    }
+}
+
 #if TFB__PASS != TFB__PASS_SCALAR && TFB__TABLES
 extern const tfb__kernels TFB__FN(kernels);
 const tfb__kernels TFB__FN(kernels) = {
@@ -5069,6 +5413,8 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(conv),
     TFB__FN(scan),
     TFB__FN(taps),
+    TFB__FN(fft),
+    TFB__FN(spectrum),
 };
 #undef TFB__STRING
 #undef TFB__STRING2
@@ -10953,40 +11299,330 @@ TFB__UNUSED static void tfb__ssd_ref(const tfb_tensor *x, const tfb_tensor *dt,
 }
 
 /* ===== [20] LONG CONVOLUTIONS ======================================================= */
-/* Channels go in panels of 16. A task takes some samples of a panel: all places of x and
- * of the kernel are copied to [places][16], whatever their strides, before outputs are
- * written: so y may be x, and scratch depends on neither B nor C. */
+/* Channels go in panels of 16. A task takes some samples of a panel: all places of x are
+ * copied to [places][16], whatever their strides, before outputs are written: so y may be
+ * x, and scratch depends on neither B nor C. */
 
 #define TFB__LONG_ROWS 32 /* of outputs that are kept before they are written */
 
+/* --- Fourier transforms of any length. --- */
+/* Complex rows are 16 real and 16 imaginary parts, lanes channels: real places 2 j and
+ * 2 j + 1 are complex row j without being moved. A transform leaves its values in the
+ * order of reversed digits, its inverse begins there, so nothing is ever sorted. */
+
+#define TFB__FFT_PASSES 24
+#define TFB__FFT_ROW    (2 * TFB__PANEL)
+#define TFB__FFT_NEAR   128  /* complex rows that stay in the first cache: 16 KB */
+#define TFB__FFT_LINES  2048 /* in the second: 256 KB */
+#define TFB__FFT_MOST   ((tfb_idx)1 << 28)
+
+/* cos and -sin of 2 pi j / n, and sin, as kernels want roots: by eighths of a turn, which
+ * are exact, and Taylor polynomials, whose error is 1e-10. */
+static void tfb__root(tfb_idx j, tfb_idx n, float *w) {
+    const tfb_idx eighth = 8 * j / n, rest = 8 * j - eighth * n;
+    const tfb_idx odd = eighth & 1, from = odd ? n - rest : rest;
+    const double t = (double)from / (double)n * 0.78539816339744830962, q = t * t;
+    double s = -1.0 / 39916800, c = -1.0 / 3628800, swap;
+    s = t * (1 + q * (-1.0 / 6 +
+                      q * (1.0 / 120 + q * (-1.0 / 5040 + q * (1.0 / 362880 + q * s)))));
+    c = 1 + q * (-0.5 + q * (1.0 / 24 + q * (-1.0 / 720 + q * (1.0 / 40320 + q * c))));
+    if ((eighth + 1) & 2) swap = s, s = c, c = swap;
+    if (eighth >= 4) s = -s;
+    if (((eighth + 2) & 7) >= 4) c = -c;
+    w[0] = (float)c;
+    w[1] = (float)-s;
+    w[2] = (float)s;
+}
+
+/* The radices of a length: odd ones first, eights last; -1 if there is another prime. */
+static int tfb__fft_radices(tfb_idx n, int *radix) {
+    static const int primes[] = {7, 5, 3};
+    int i, twos = 0, passes = 0;
+    for (i = 0; i < 3; i++)
+        for (; n % primes[i] == 0; n /= primes[i]) radix[passes++] = primes[i];
+    for (; n % 2 == 0; n /= 2) twos++;
+    if (n != 1) return -1;
+    if (twos == 1) radix[passes++] = 2;
+    for (; twos > 1 && twos % 3; twos -= 2) radix[passes++] = 4;
+    for (; twos > 1; twos -= 3) radix[passes++] = 8;
+    return passes;
+}
+
+/* The length from `need` on whose transform takes least. A pass costs a place so much:
+ * its vector operations, loads and stores. */
+static tfb_idx tfb__fft_good(tfb_idx need) {
+    static const int cost[9] = {0, 0, 8, 11, 11, 14, 0, 17, 14};
+    tfb_idx n7, n5, n3, n, best = need, least = -1;
+    if (need > TFB__FFT_MOST) return need;
+    for (n7 = 1; n7 < 2 * need; n7 *= 7)
+        for (n5 = n7; n5 < 2 * need; n5 *= 5)
+            for (n3 = n5; n3 < 2 * need; n3 *= 3) {
+                int radix[TFB__FFT_PASSES], passes, i;
+                tfb_idx all = 1;
+                for (n = n3; n < need; n *= 2) {}
+                passes = tfb__fft_radices(n, radix);
+                for (i = 0; i < passes; i++) all += cost[radix[i]];
+                if (least >= 0 && all * n >= least) continue;
+                least = all * n;
+                best = n;
+            }
+    return best;
+}
+
+/* A length with the roots of its passes. mate[p] is where the negative of the frequency
+ * at p stands. */
+typedef struct tfb__fft_plan {
+    tfb_idx n;
+    int passes, radix[TFB__FFT_PASSES];
+    float *w[TFB__FFT_PASSES];
+    int32_t *mate;
+} tfb__fft_plan;
+
+/* Where frequency k stands: in order if there are no passes, by way of a chirp. */
+static tfb_idx tfb__fft_place(const tfb__fft_plan *p, tfb_idx k) {
+    tfb_idx n = p->n, at = 0;
+    int i;
+    if (!p->passes) return k;
+    for (i = 0; i < p->passes; i++) {
+        n /= p->radix[i];
+        at += k % p->radix[i] * n;
+        k /= p->radix[i];
+    }
+    return at;
+}
+
+/* n of some type at the next multiple of 64 bytes; only counts if there is no memory. */
+static void *tfb__long_place(char *memory, size_t *used, tfb_idx n, size_t bytes) {
+    char *at = memory ? memory + *used : NULL;
+    *used = tfb__size_add(*used, tfb__round64(tfb__size_mul((size_t)n, bytes)));
+    return at;
+}
+
+static void tfb__fft_carve(tfb__fft_plan *p, char *memory, size_t *used) {
+    tfb_idx n = p->n;
+    int i;
+    for (i = 0; i < p->passes; i++) {
+        const tfb_idx r = p->radix[i];
+        n /= r;
+        p->w[i] = (float *)tfb__long_place(memory, used, 3 * (r - 1) * n, sizeof(float));
+    }
+    p->mate = (int32_t *)tfb__long_place(memory, used, p->n, sizeof(int32_t));
+}
+
+static void tfb__fft_fill(const tfb__fft_plan *p) {
+    tfb_idx n = p->n, j, q;
+    int i;
+    for (i = 0; i < p->passes; i++) {
+        const tfb_idx all = n, r = p->radix[i];
+        float *w = p->w[i];
+        n /= r;
+        for (j = 0; j < n; j++)
+            for (q = 1; q < r; q++, w += 3) tfb__root(j * q, all, w);
+    }
+    for (j = 0; j < p->n; j++)
+        p->mate[tfb__fft_place(p, j)] = (int32_t)tfb__fft_place(p, j ? p->n - j : 0);
+}
+
+/* Pass i over blocks of n rows that stand one after the other. */
+static void tfb__fft_pass(const tfb__kernels *isa, const tfb__fft_plan *p, int i,
+                          float *z, tfb_idx n, tfb_idx blocks, int inverse) {
+    tfb__fft s;
+    s.radix = p->radix[i];
+    s.inverse = inverse;
+    s.inner = n / s.radix;
+    s.turned = s.inner > 1;
+    s.inner_step = TFB__FFT_ROW;
+    s.step = s.inner * TFB__FFT_ROW;
+    s.w_inner = 3 * (s.radix - 1);
+    s.outer = blocks;
+    s.outer_step = n * TFB__FFT_ROW;
+    s.w_outer = 0;
+    s.z = z;
+    s.w = p->w[i];
+    isa->fft(&s);
+}
+
+/* The transform from pass i on of n rows: depth first until all is near. */
+static void tfb__fft_row(const tfb__kernels *isa, const tfb__fft_plan *p, int i, float *z,
+                         tfb_idx n, int inverse) {
+    tfb_idx at, part;
+    int j;
+    if (i >= p->passes) return;
+    if (n <= TFB__FFT_NEAR) {
+        tfb_idx size[TFB__FFT_PASSES];
+        for (size[i] = n, j = i + 1; j < p->passes; j++)
+            size[j] = size[j - 1] / p->radix[j - 1];
+        for (j = i; !inverse && j < p->passes; j++)
+            tfb__fft_pass(isa, p, j, z, size[j], n / size[j], 0);
+        for (j = p->passes - 1; inverse && j >= i; j--)
+            tfb__fft_pass(isa, p, j, z, size[j], n / size[j], 1);
+        return;
+    }
+    part = n / p->radix[i];
+    if (!inverse) tfb__fft_pass(isa, p, i, z, n, 1, 0);
+    for (at = 0; at < n; at += part)
+        tfb__fft_row(isa, p, i + 1, z + at * TFB__FFT_ROW, part, inverse);
+    if (inverse) tfb__fft_pass(isa, p, i, z, n, 1, 1);
+}
+
+/* The transforms of `count` neighbouring columns whose rows are `pitch` rows apart. */
+static void tfb__fft_columns(const tfb__kernels *isa, const tfb__fft_plan *p, float *z,
+                             tfb_idx pitch, tfb_idx count, int inverse) {
+    const tfb_idx row = pitch * TFB__FFT_ROW;
+    tfb_idx n[TFB__FFT_PASSES + 1], b;
+    int i, j;
+    for (n[0] = p->n, i = 0; i < p->passes; i++) n[i + 1] = n[i] / p->radix[i];
+    for (j = 0; j < p->passes; j++) {
+        tfb__fft s;
+        i = inverse ? p->passes - 1 - j : j;
+        s.radix = p->radix[i];
+        s.inverse = inverse;
+        s.turned = n[i + 1] > 1;
+        s.inner = count;
+        s.inner_step = TFB__FFT_ROW;
+        s.w_inner = 0;
+        s.outer = n[i + 1];
+        s.outer_step = row;
+        s.w_outer = 3 * (s.radix - 1);
+        s.step = n[i + 1] * row;
+        s.w = p->w[i];
+        for (b = 0; b < p->n; b += n[i]) {
+            s.z = z + b * row;
+            isa->fft(&s);
+        }
+    }
+}
+
+/* --- Transforms of lengths with other primes: Bluestein 1970. --- */
+/* X[k] = w[k] sum over j of (x[j] w[j]) / w[k - j], w[j] = e^(-i pi j^2 / n): a
+ * convolution, done with a good length. */
+typedef struct tfb__chirp {
+    tfb__fft_plan inner; /* n 0: not needed */
+    float *w, *spectrum; /* w, n of them; what 1 / w becomes, over inner.n */
+} tfb__chirp;
+
+/* Rows become their product with roots. */
+static void tfb__fft_turn(const tfb__kernels *isa, float *z, tfb_idx rows, tfb_idx count,
+                          const float *w) {
+    tfb__fft s;
+    memset((void *)&s, 0, sizeof s);
+    s.radix = s.turned = 1;
+    s.inner = count;
+    s.inner_step = TFB__FFT_ROW;
+    s.outer = rows;
+    s.outer_step = count * TFB__FFT_ROW;
+    s.w_outer = 3;
+    s.z = z;
+    s.w = w;
+    isa->fft(&s);
+}
+
+/* room: inner.n complex rows. */
+static void tfb__chirp_fill(const tfb__kernels *isa, const tfb__chirp *c, tfb_idx n,
+                            float *room) {
+    const tfb_idx all = c->inner.n;
+    tfb_idx j, l;
+    tfb__fft_fill(&c->inner);
+    memset((void *)room, 0, (size_t)(all * TFB__FFT_ROW) * sizeof *room);
+    for (j = 0; j < n; j++) {
+        float *to = room + j * TFB__FFT_ROW, *w = c->w + 3 * j;
+        float *mirror = room + (j ? all - j : 0) * TFB__FFT_ROW;
+        tfb__root((tfb_idx)((uint64_t)j * (uint64_t)j % (uint64_t)(2 * n)), 2 * n, w);
+        for (l = 0; l < TFB__PANEL; l++) {
+            to[l] = mirror[l] = w[0];
+            to[l + TFB__PANEL] = mirror[l + TFB__PANEL] = w[2];
+        }
+    }
+    tfb__fft_row(isa, &c->inner, 0, room, all, 0);
+    for (j = 0; j < all; j++) {
+        const float *from = room + j * TFB__FFT_ROW;
+        c->spectrum[3 * j] = from[0] / (float)all;
+        c->spectrum[3 * j + 1] = from[TFB__PANEL] / (float)all;
+        c->spectrum[3 * j + 2] = -c->spectrum[3 * j + 1];
+    }
+}
+
+/* As tfb__fft_columns, frequencies in order. The inverse is the transform with negative
+ * frequencies. */
+static void tfb__chirp_columns(const tfb__kernels *isa, const tfb__chirp *c, tfb_idx n,
+                               float *z, tfb_idx pitch, tfb_idx count, int inverse,
+                               float *room) {
+    const size_t row = (size_t)(count * TFB__FFT_ROW) * sizeof *room;
+    const tfb_idx step = count * TFB__FFT_ROW;
+    tfb_idx j;
+    for (j = 0; j < n; j++)
+        memcpy((void *)(room + j * step), (const void *)(z + j * pitch * TFB__FFT_ROW),
+               row);
+    memset((void *)(room + n * step), 0, row * (size_t)(c->inner.n - n));
+    tfb__fft_turn(isa, room, n, count, c->w);
+    tfb__fft_columns(isa, &c->inner, room, count, count, 0);
+    tfb__fft_turn(isa, room, c->inner.n, count, c->spectrum);
+    tfb__fft_columns(isa, &c->inner, room, count, count, 1);
+    tfb__fft_turn(isa, room, n, count, c->w);
+    for (j = 0; j < n; j++)
+        memcpy((void *)(z + (inverse && j ? n - j : j) * pitch * TFB__FFT_ROW),
+               (const void *)(room + j * step), row);
+}
+
+/* --- Convolution by transforms. --- */
+/* Where the places of a transformed axis come from: the first `head` from place `from` of
+ * the tensor on, going round, the last `tail` from its place tail_from on, others are 0. */
+typedef struct tfb__fft_axis {
+    tfb_idx head, from, tail, tail_from;
+} tfb__fft_axis;
+
+/* Extents are n[0] x n[1] x n[2], in complex rows; rows of them are pitch rows apart,
+ * planes `plane` rows, which are odd numbers so that columns use all of a cache. */
+typedef struct tfb__fft_grid {
+    tfb__fft_plan axis[3];
+    tfb__chirp chirp[2];
+    tfb__fft_axis x[3], k[3];
+    tfb_idx pitch, plane, room; /* room: of a chirp, in complex rows */
+    float *w;                   /* of frequency k: -e^(-2 pi i k / n[2]) */
+    size_t table_bytes, spectrum_bytes;
+} tfb__fft_grid;
+
+/* --- Calls. --- */
 /* A call as resolved: three spatial axes, those in front with extent 1; a causal axis is
  * one of zeros with the taps of negative lag cut off. */
 typedef struct tfb__long_call {
     tfb_tensor x, k, y, shortcut; /* [B, n0, n1, n2, C]; shortcut: ndim 0 if absent */
     tfb_idx n[3], taps[3], origin[3], places, all_taps;
-    int circular[3];
+    int circular[3], fft;
     tfb_idx groups; /* of samples: so many tasks are there for a panel */
+    tfb__fft_grid grid;
+    char *kept; /* tables and spectra of kernels, or NULL */
     size_t worker_bytes;
     char *scratch;
     const tfb__kernels *isa;
 } tfb__long_call;
 
-/* A worker's memory. */
+/* A worker's memory: z to chirp of transforms, the others but y of direct sums. */
 typedef struct tfb__long_room {
-    float *x, *k, *y, *turned, *shortcut, *block;
+    float *x, *k, *y, *turned, *shortcut, *block, *z, *h, *chirp;
     tfb__taps *taps;
 } tfb__long_room;
 
 static size_t tfb__long_carve(const tfb__long_call *s, char *memory, tfb__long_room *m) {
+    const tfb__fft_grid *g = &s->grid;
+    const size_t row = TFB__PANEL * sizeof *m->x;
     size_t used = 0;
-    m->x = tfb__panels(memory, &used, 1, s->places);
-    m->k = tfb__panels(memory, &used, 1, s->all_taps);
-    m->y = tfb__panels(memory, &used, 1, TFB__LONG_ROWS);
-    m->turned = tfb__panels(memory, &used, 1, TFB__LONG_ROWS);
-    m->shortcut = tfb__panels(memory, &used, 1, 1);
-    m->block = tfb__panels(memory, &used, 1, TFB__TAP_OUTPUTS);
-    m->taps = memory ? (tfb__taps *)(void *)(memory + used) : NULL;
-    return tfb__round64(tfb__size_add(used, sizeof *m->taps));
+    memset((void *)m, 0, sizeof *m);
+    m->y = (float *)tfb__long_place(memory, &used, TFB__LONG_ROWS, row);
+    m->turned = (float *)tfb__long_place(memory, &used, TFB__LONG_ROWS, row);
+    m->shortcut = (float *)tfb__long_place(memory, &used, 1, row);
+    if (s->fft) {
+        const tfb_idx h = s->kept ? 0 : (tfb_idx)g->spectrum_bytes;
+        m->z = (float *)tfb__long_place(memory, &used, g->plane * g->axis[0].n, 2 * row);
+        m->h = (float *)tfb__long_place(memory, &used, h, 1);
+        m->chirp = (float *)tfb__long_place(memory, &used, g->room, 2 * row);
+        return used;
+    }
+    m->x = (float *)tfb__long_place(memory, &used, s->places, row);
+    m->k = (float *)tfb__long_place(memory, &used, s->all_taps, row);
+    m->block = (float *)tfb__long_place(memory, &used, TFB__TAP_OUTPUTS, row);
+    m->taps = (tfb__taps *)tfb__long_place(memory, &used, 1, sizeof *m->taps);
+    return used;
 }
 
 /* Sample b of a panel of t, all its places, n channels from c on. */
@@ -11110,21 +11746,279 @@ static void tfb__long_direct(const tfb__long_call *s, const tfb__long_room *m, t
         }
 }
 
+/* Which place of the tensor place p of n of a transformed axis comes from, -1 if none. */
+static tfb_idx tfb__fft_source(const tfb__fft_axis *a, tfb_idx n, tfb_idx extent,
+                               tfb_idx p) {
+    if (p < a->head) return (a->from + p) % extent;
+    return p >= n - a->tail ? a->tail_from + p - (n - a->tail) : -1;
+}
+
+/* The row of t at `from`, its places `step` apart, n channels, into complex row z on. */
+static void tfb__fft_fetch(const tfb__long_call *s, const tfb__fft_axis *a,
+                           const tfb_tensor *t, const float *from, tfb_idx n, float *z) {
+    const tfb_idx extent = t->shape[3], step = t->stride[3], ls = t->stride[4];
+    const tfb_idx all = 2 * s->grid.axis[2].n, gap = all - a->tail - a->head;
+    tfb_idx i, count;
+    for (i = 0; i < a->head; i += count) {
+        const tfb_idx at = (a->from + i) % extent;
+        count = TFB__MIN(a->head - i, extent - at);
+        tfb__panel_in(s->isa, from + at * step, ls, step, count, n, z + i * TFB__PANEL);
+    }
+    memset((void *)(z + a->head * TFB__PANEL), 0, (size_t)(gap * TFB__PANEL) * sizeof *z);
+    if (a->tail)
+        tfb__panel_in(s->isa, from + a->tail_from * step, ls, step, a->tail, n,
+                      z + (all - a->tail) * TFB__PANEL);
+}
+
+static void tfb__long_columns(const tfb__long_call *s, const tfb__long_room *m, int axis,
+                              float *z, int inverse) {
+    const tfb__fft_grid *g = &s->grid;
+    const tfb__fft_plan *p = &g->axis[axis];
+    const tfb__chirp *c = &g->chirp[axis];
+    const tfb_idx pitch = axis ? g->pitch : g->plane, all = g->axis[2].n;
+    const tfb_idx some = TFB__MAX(1, TFB__FFT_LINES / (c->inner.n ? c->inner.n : p->n));
+    tfb_idx i;
+    for (i = 0; i < all; i += some) {
+        const tfb_idx n = TFB__MIN(some, all - i);
+        float *at = z + i * TFB__FFT_ROW;
+        if (c->inner.n)
+            tfb__chirp_columns(s->isa, c, p->n, at, pitch, n, inverse, m->chirp);
+        else tfb__fft_columns(s->isa, p, at, pitch, n, inverse);
+    }
+}
+
+/* The transform of sample b of t, n channels from c on, into m->z. */
+static void tfb__long_forward(const tfb__long_call *s, const tfb__long_room *m,
+                              const tfb_tensor *t, const tfb__fft_axis *a, tfb_idx b,
+                              tfb_idx c, tfb_idx n) {
+    const tfb__fft_grid *g = &s->grid;
+    const tfb_idx *st = t->stride, F0 = g->axis[0].n, F1 = g->axis[1].n;
+    const float *from = (const float *)t->data + b * st[0] + c * st[4];
+    tfb_idx i, j;
+    for (i = 0; i < F0; i++) {
+        const tfb_idx i0 = tfb__fft_source(&a[0], F0, t->shape[1], i);
+        float *plane = m->z + i * g->plane * TFB__FFT_ROW;
+        for (j = 0; j < F1; j++) {
+            const tfb_idx i1 = tfb__fft_source(&a[1], F1, t->shape[2], j);
+            float *z = plane + j * g->pitch * TFB__FFT_ROW;
+            if (i0 < 0 || i1 < 0) {
+                memset((void *)z, 0, (size_t)(g->axis[2].n * TFB__FFT_ROW) * sizeof *z);
+                continue;
+            }
+            tfb__fft_fetch(s, &a[2], t, from + i0 * st[1] + i1 * st[2], n, z);
+            tfb__fft_row(s->isa, &g->axis[2], 0, z, g->axis[2].n, 0);
+        }
+        if (F1 > 1 && i0 >= 0) tfb__long_columns(s, m, 1, plane, 0);
+    }
+    for (j = 0; F0 > 1 && j < F1; j++)
+        tfb__long_columns(s, m, 0, m->z + j * g->pitch * TFB__FFT_ROW, 0);
+}
+
+/* Products of m->z with h; keep: h from m->z. */
+static void tfb__long_product(const tfb__long_call *s, const tfb__long_room *m, float *h,
+                              int keep) {
+    const tfb__fft_grid *g = &s->grid;
+    const tfb_idx F0 = g->axis[0].n, F1 = g->axis[1].n;
+    tfb__spectrum t;
+    tfb_idx i;
+    t.n = g->axis[2].n;
+    t.mate = g->axis[2].mate;
+    t.w = g->w;
+    t.h = h;
+    t.keep = keep;
+    t.scale = 0.25f / ((float)F0 * (float)F1 * (float)t.n);
+    for (i = 0; i < F0 * F1; i++) {
+        const tfb_idx p0 = i / F1, p1 = i % F1;
+        const tfb_idx q0 = g->axis[0].mate[p0], q1 = g->axis[1].mate[p1];
+        if (q0 * F1 + q1 < i) continue;
+        t.z = m->z + (p0 * g->plane + p1 * g->pitch) * TFB__FFT_ROW;
+        t.z_mate = m->z + (q0 * g->plane + q1 * g->pitch) * TFB__FFT_ROW;
+        t.same = q0 * F1 + q1 == i;
+        s->isa->spectrum(&t);
+        t.h += (t.same ? t.n / 2 + 1 : t.n) * 2 * TFB__FFT_ROW;
+    }
+}
+
+/* A row of the output, which begins at z. */
+static void tfb__long_out(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                          tfb_idx i0, tfb_idx i1, tfb_idx c, tfb_idx n, float *z) {
+    const tfb_idx *xs = s->x.stride, *ys = s->y.stride;
+    const float *x = (const float *)s->x.data + b * xs[0] + i0 * xs[1] + i1 * xs[2];
+    float *y = (float *)s->y.data + b * ys[0] + i0 * ys[1] + i1 * ys[2] + c * ys[4];
+    tfb_idx i, j, l, rows;
+    for (i = 0; i < s->n[2]; i += rows, z += rows * TFB__PANEL) {
+        rows = TFB__MIN(TFB__LONG_ROWS, s->n[2] - i);
+        if (s->shortcut.ndim)
+            tfb__panel_in(s->isa, x + i * xs[3] + c * xs[4], xs[4], xs[3], rows, n, m->y);
+        for (j = 0; s->shortcut.ndim && j < rows * TFB__PANEL; j += TFB__PANEL)
+            for (l = 0; l < TFB__PANEL; l++)
+                z[j + l] = TFB__FMA(m->shortcut[l], m->y[j + l], z[j + l]);
+        tfb__panel_out(s->isa, z, rows, n, y + i * ys[3], ys[4], ys[3], m->turned);
+    }
+}
+
+/* From m->z to sample b of y. */
+static void tfb__long_inverse(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                              tfb_idx c, tfb_idx n) {
+    const tfb__fft_grid *g = &s->grid;
+    const tfb_idx F0 = g->axis[0].n, F1 = g->axis[1].n;
+    tfb_idx i, j;
+    for (j = 0; F0 > 1 && j < F1; j++)
+        tfb__long_columns(s, m, 0, m->z + j * g->pitch * TFB__FFT_ROW, 1);
+    for (i = 0; i < s->n[0]; i++) {
+        float *plane = m->z + i * g->plane * TFB__FFT_ROW;
+        if (F1 > 1) tfb__long_columns(s, m, 1, plane, 1);
+        for (j = 0; j < s->n[1]; j++) {
+            float *z = plane + j * g->pitch * TFB__FFT_ROW;
+            tfb__fft_row(s->isa, &g->axis[2], 0, z, g->axis[2].n, 1);
+            tfb__long_out(s, m, b, i, j, c, n, z);
+        }
+    }
+}
+
+/* The spectrum of a kernel: of sample b, or of all. */
+static float *tfb__long_kept(const tfb__long_call *s, tfb_idx b, tfb_idx c) {
+    const tfb_idx kernels = s->k.stride[0] ? s->x.shape[0] : 1;
+    const tfb_idx i = c / TFB__PANEL * kernels + (kernels > 1 ? b : 0);
+    return (float *)(void *)(s->kept + s->grid.table_bytes +
+                             s->grid.spectrum_bytes * (size_t)i);
+}
+
+static void tfb__long_keep_one(const tfb__long_call *s, const tfb__long_room *m,
+                               tfb_idx b, tfb_idx c, tfb_idx n, float *h) {
+    tfb__long_forward(s, m, &s->k, s->grid.k, b, c, n);
+    tfb__long_product(s, m, h, 1);
+}
+
+/* One sample by transforms; fresh: it is the first with its kernel. */
+static void tfb__long_transformed(const tfb__long_call *s, const tfb__long_room *m,
+                                  tfb_idx b, tfb_idx c, tfb_idx n, int fresh) {
+    float *h = s->kept ? tfb__long_kept(s, b, c) : m->h;
+    if (!s->kept && fresh) tfb__long_keep_one(s, m, b, c, n, h);
+    tfb__long_forward(s, m, &s->x, s->grid.x, b, c, n);
+    tfb__long_product(s, m, h, 0);
+    tfb__long_inverse(s, m, b, c, n);
+}
+
 static void tfb__long_task(void *arg, tfb_idx task, int worker) {
     const tfb__long_call *s = (const tfb__long_call *)arg;
     const tfb_idx c = task / s->groups * TFB__PANEL, group = task % s->groups;
-    const tfb_idx B = s->x.shape[0], end = B * (group + 1) / s->groups;
+    const tfb_idx B = s->x.shape[0], begin = B * group / s->groups;
+    const tfb_idx end = B * (group + 1) / s->groups;
     const tfb_idx n = TFB__MIN(TFB__PANEL, s->x.shape[4] - c);
-    tfb_idx b = B * group / s->groups;
     tfb__long_room m;
-    int fresh = 1;
+    tfb_idx b;
     tfb__long_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &m);
     tfb__panel_of(s->isa, &s->shortcut, 0, c, n, m.shortcut);
-    for (; b < end; b++, fresh = 0) {
-        if (fresh || s->k.stride[0]) tfb__long_in(s, &s->k, b, c, n, m.k);
+    for (b = begin; b < end; b++) {
+        const int fresh = b == begin || s->k.stride[0] != 0;
+        if (s->fft) {
+            tfb__long_transformed(s, &m, b, c, n, fresh);
+            continue;
+        }
+        if (fresh) tfb__long_in(s, &s->k, b, c, n, m.k);
         tfb__long_in(s, &s->x, b, c, n, m.x);
         tfb__long_direct(s, &m, b, c, n);
     }
+}
+
+/* Fills one spectrum of s->kept. */
+static void tfb__long_keep_task(void *arg, tfb_idx task, int worker) {
+    const tfb__long_call *s = (const tfb__long_call *)arg;
+    const tfb_idx kernels = s->k.stride[0] ? s->x.shape[0] : 1;
+    const tfb_idx c = task / kernels * TFB__PANEL, b = task % kernels;
+    tfb__long_room m;
+    tfb__long_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &m);
+    tfb__long_keep_one(s, &m, b, c, TFB__MIN(TFB__PANEL, s->x.shape[4] - c),
+                       tfb__long_kept(s, b, c));
+}
+
+/* How long an axis is transformed. Lags lie between -ahead and back. Circular axes keep
+ * their length where it has small factors (two of places of the last axis make a row);
+ * the last axis is otherwise continued beyond its ends, which takes half the time of
+ * Bluestein's way; the others take that, as it needs half the memory. */
+static void tfb__long_axis(tfb__long_call *s, int i) {
+    tfb__fft_grid *g = &s->grid;
+    tfb__fft_plan *p = &g->axis[i];
+    const tfb_idx N = s->n[i], K = s->taps[i], o = s->origin[i];
+    const tfb_idx back = TFB__MIN(K - 1 - o, N - 1), ahead = TFB__MIN(o, N - 1);
+    const int good = tfb__fft_radices(N, p->radix) >= 0 && (i < 2 || N % 2 == 0);
+    tfb_idx need = N + TFB__MAX(back, ahead);
+    tfb__fft_axis *x = &g->x[i], *k = &g->k[i];
+    x->head = N;
+    k->head = back + 1;
+    k->from = o;
+    k->tail = ahead;
+    k->tail_from = o - ahead;
+    if (s->circular[i] && i == 2 && !good) {
+        need = N + K - 1;
+        x->head = N + ahead;
+        x->tail = back;
+        x->tail_from = N - back;
+    }
+    if (s->circular[i] && (good || i < 2)) p->n = i == 2 ? N / 2 : N;
+    else p->n = tfb__fft_good(i == 2 ? (need + 1) / 2 : need);
+    if (s->circular[i] && i < 2 && !good) {
+        g->chirp[i].inner.n = tfb__fft_good(2 * N - 1);
+        g->chirp[i].inner.passes =
+            tfb__fft_radices(g->chirp[i].inner.n, g->chirp[i].inner.radix);
+    } else {
+        p->passes = tfb__fft_radices(p->n, p->radix);
+    }
+}
+
+/* Places what all workers read; memory NULL: only counts. */
+static size_t tfb__long_tables(tfb__fft_grid *g, char *memory) {
+    size_t used = 0;
+    int i;
+    for (i = 0; i < 3; i++) tfb__fft_carve(&g->axis[i], memory, &used);
+    g->w = (float *)tfb__long_place(memory, &used, 3 * g->axis[2].n, sizeof *g->w);
+    for (i = 0; i < 2; i++) {
+        tfb__chirp *c = &g->chirp[i];
+        if (!c->inner.n) continue;
+        tfb__fft_carve(&c->inner, memory, &used);
+        c->w = (float *)tfb__long_place(memory, &used, 3 * g->axis[i].n, sizeof *c->w);
+        c->spectrum =
+            (float *)tfb__long_place(memory, &used, 3 * c->inner.n, sizeof *c->spectrum);
+    }
+    return used;
+}
+
+static void tfb__long_sizes(tfb__long_call *s) {
+    tfb__fft_grid *g = &s->grid;
+    const tfb_idx F0 = g->axis[0].n, F1 = g->axis[1].n, n = g->axis[2].n;
+    const tfb_idx same = (F0 % 2 ? 1 : 2) * (F1 % 2 ? 1 : 2);
+    const tfb_idx rows = same * (n / 2 + 1) + (F0 * F1 - same) / 2 * n;
+    int i;
+    g->pitch = F0 * F1 > 1 ? n | 1 : n;
+    g->plane = F0 > 1 ? F1 * g->pitch | 1 : F1 * g->pitch;
+    for (i = 0; i < 2; i++)
+        if (g->chirp[i].inner.n)
+            g->room = TFB__MAX(g->room, TFB__MAX(g->chirp[i].inner.n, TFB__FFT_LINES));
+    g->table_bytes = tfb__long_tables(g, NULL);
+    g->spectrum_bytes = tfb__size_mul((size_t)rows, 2 * TFB__FFT_ROW * sizeof(float));
+}
+
+/* room: a worker's memory. */
+static void tfb__long_fill(tfb__long_call *s, float *room) {
+    tfb__fft_grid *g = &s->grid;
+    const tfb_idx n = g->axis[2].n;
+    tfb_idx k;
+    int i;
+    for (i = 0; i < 3; i++) tfb__fft_fill(&g->axis[i]);
+    for (k = 0; k < n; k++) {
+        float *w = g->w + 3 * tfb__fft_place(&g->axis[2], k);
+        tfb__root(k, n, w);
+        w[0] = -w[0], w[1] = -w[1], w[2] = -w[2];
+    }
+    for (i = 0; i < 2; i++)
+        if (g->chirp[i].inner.n)
+            tfb__chirp_fill(s->isa, &g->chirp[i], g->axis[i].n, room);
+}
+
+/* Are transforms likely to take less time than sums? */
+static int tfb__long_fft_wins(const tfb__long_call *s) {
+    return s->all_taps >= 64;
 }
 
 /* [B, .., C] as [B, n0, n1, n2, C]; one that all samples share gets stride 0. */
@@ -11212,31 +12106,88 @@ static void tfb__long_resolve(const tfb_ctx *ctx, const tfb_tensor *x,
     panels = (s->x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
     s->groups = (tfb__workers(ctx) + panels - 1) / panels;
     s->groups = TFB__MIN(s->groups, s->x.shape[0]);
+    s->fft =
+        o->method == TFB_CONV_AUTO ? tfb__long_fft_wins(s) : o->method == TFB_CONV_FFT;
+    if (!s->fft) return;
+    for (i = 0; i < 3; i++) tfb__long_axis(s, i);
+    tfb__long_sizes(s);
+}
+
+/* tfb_long_conv for arguments that are known to be right. With `kept` the spectra of k
+ * are there already and of k only the shape is read; keep: they are made, nothing else,
+ * and of x only the shape is read. */
+static tfb_status tfb__long_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                const tfb_tensor *y, void *kept, int keep) {
+    tfb__long_call s;
+    tfb__long_room m;
+    tfb__mark mark;
+    tfb_status status;
+    tfb_idx panels;
+    char *tables;
+    tfb__long_resolve(ctx, x, k, o, y, &s);
+    if (s.fft) s.kept = (char *)kept;
+    panels = (s.x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
+    s.worker_bytes = tfb__long_carve(&s, NULL, &m);
+    mark = tfb__scratch_begin(ctx);
+    tables = (char *)tfb__take(ctx, s.fft && !kept, s.grid.table_bytes);
+    s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), s.worker_bytes);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring) {
+        tfb__long_carve(&s, s.scratch, &m);
+        if (s.fft) tfb__long_tables(&s.grid, kept ? s.kept : tables);
+        if (s.fft && (keep || !kept)) tfb__long_fill(&s, m.chirp);
+        if (keep)
+            tfb__parallel(ctx, panels * (s.k.stride[0] ? s.x.shape[0] : 1),
+                          tfb__long_keep_task, &s);
+        else tfb__parallel(ctx, panels * s.groups, tfb__long_task, &s);
+    }
+    return tfb__scratch_end(ctx, mark, status);
 }
 
 TFB_API tfb_status tfb_long_conv(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *k,
                                  const tfb_long_conv_opts *opts, tfb_tensor *y) {
     const char *fn = "tfb_long_conv";
     tfb_long_conv_opts o;
-    tfb__long_call s;
-    tfb__long_room m;
-    tfb__mark mark;
-    tfb_status status;
     TFB__ENTER(ctx);
     memset((void *)&o, 0, sizeof o);
     if (opts) o = *opts;
     TFB__TRY(tfb__long_check(ctx, fn, x, k, &o, y));
     if (tfb_numel(y) == 0) return TFB_OK;
-    tfb__long_resolve(ctx, x, k, &o, y, &s);
-    s.worker_bytes = tfb__long_carve(&s, NULL, &m);
-    mark = tfb__scratch_begin(ctx);
-    s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), s.worker_bytes);
-    status = tfb__scratch_ready(ctx, fn);
-    if (status == TFB_OK && !ctx->measuring)
-        tfb__parallel(ctx,
-                      (x->shape[x->ndim - 1] + TFB__PANEL - 1) / TFB__PANEL * s.groups,
-                      tfb__long_task, &s);
-    return tfb__scratch_end(ctx, mark, status);
+    return tfb__long_run(ctx, fn, x, k, &o, y, NULL, 0);
+}
+
+/* --- For mixers, whose arguments are right: the spectra of a kernel, kept in memory of
+ * theirs, aligned to 64, as long as shapes, options and the kernel stay the same. --- */
+/* Bytes to keep; 0 if sums are direct, so that there is nothing to be kept. */
+TFB__UNUSED static size_t tfb__long_conv_keep_bytes(const tfb_ctx *ctx,
+                                                    const tfb_tensor *x,
+                                                    const tfb_tensor *k,
+                                                    const tfb_long_conv_opts *o) {
+    tfb__long_call s;
+    size_t kernels;
+    tfb__long_resolve(ctx, x, k, o, x, &s);
+    if (!s.fft) return 0;
+    kernels = (size_t)((s.x.shape[4] + TFB__PANEL - 1) / TFB__PANEL);
+    if (s.k.stride[0]) kernels = tfb__size_mul(kernels, (size_t)s.x.shape[0]);
+    return tfb__size_add(s.grid.table_bytes,
+                         tfb__size_mul(kernels, s.grid.spectrum_bytes));
+}
+
+/* Fills kept; of x only the shape is read. */
+TFB__UNUSED static tfb_status
+tfb__long_conv_keep(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                    const tfb_tensor *k, const tfb_long_conv_opts *o, void *kept) {
+    return tfb__long_run(ctx, fn, x, k, o, x, kept, 1);
+}
+
+/* The convolution with what was kept; of k only the shape is read. Without elements in y
+ * there must be no call. */
+TFB__UNUSED static tfb_status tfb__long_conv_run(tfb_ctx *ctx, const char *fn,
+                                                 const tfb_tensor *x, const tfb_tensor *k,
+                                                 const tfb_long_conv_opts *o,
+                                                 const tfb_tensor *y, const void *kept) {
+    return tfb__long_run(ctx, fn, x, k, o, y, (void *)(uintptr_t)kept, 0);
 }
 
 /* --- Reference. y overlaps no input. --- */
