@@ -12160,10 +12160,9 @@ TFB_API tfb_status tfb_long_conv(tfb_ctx *ctx, const tfb_tensor *x, const tfb_te
 /* --- For mixers, whose arguments are right: the spectra of a kernel, kept in memory of
  * theirs, aligned to 64, as long as shapes, options and the kernel stay the same. --- */
 /* Bytes to keep; 0 if sums are direct, so that there is nothing to be kept. */
-TFB__UNUSED static size_t tfb__long_conv_keep_bytes(const tfb_ctx *ctx,
-                                                    const tfb_tensor *x,
-                                                    const tfb_tensor *k,
-                                                    const tfb_long_conv_opts *o) {
+static size_t tfb__long_conv_keep_bytes(const tfb_ctx *ctx, const tfb_tensor *x,
+                                        const tfb_tensor *k,
+                                        const tfb_long_conv_opts *o) {
     tfb__long_call s;
     size_t kernels;
     tfb__long_resolve(ctx, x, k, o, x, &s);
@@ -12175,18 +12174,17 @@ TFB__UNUSED static size_t tfb__long_conv_keep_bytes(const tfb_ctx *ctx,
 }
 
 /* Fills kept; of x only the shape is read. */
-TFB__UNUSED static tfb_status
-tfb__long_conv_keep(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
-                    const tfb_tensor *k, const tfb_long_conv_opts *o, void *kept) {
+static tfb_status tfb__long_conv_keep(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                      const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                      void *kept) {
     return tfb__long_run(ctx, fn, x, k, o, x, kept, 1);
 }
 
 /* The convolution with what was kept; of k only the shape is read. Without elements in y
  * there must be no call. */
-TFB__UNUSED static tfb_status tfb__long_conv_run(tfb_ctx *ctx, const char *fn,
-                                                 const tfb_tensor *x, const tfb_tensor *k,
-                                                 const tfb_long_conv_opts *o,
-                                                 const tfb_tensor *y, const void *kept) {
+static tfb_status tfb__long_conv_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                     const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                     const tfb_tensor *y, const void *kept) {
     return tfb__long_run(ctx, fn, x, k, o, y, (void *)(uintptr_t)kept, 0);
 }
 
@@ -14314,6 +14312,7 @@ typedef struct tfb__ckconv_kept {
     uint64_t sum; /* of what the kernel was made from */
     tfb__ckconv_grid g;
     tfb_tensor kernel;
+    void *spectra; /* of it for just these extents; NULL: sums are direct */
     tfb_alloc_fn alloc;
     void *alloc_user, *mem;
 } tfb__ckconv_kept;
@@ -14369,23 +14368,69 @@ static const tfb__ckconv_kept *tfb__ckconv_find(const tfb_ctx *ctx, const tfb_ck
     return best;
 }
 
-static size_t tfb__ckconv_kept_need(const tfb_ckconv *m, const tfb__ckconv_grid *g) {
+/* How tfb_long_conv is called for channels c .. */
+typedef struct tfb__ckconv_conv {
+    tfb_long_conv_opts o;
+    tfb_tensor shortcut;
+} tfb__ckconv_conv;
+
+static void tfb__ckconv_how(const tfb_ckconv *m, tfb_idx c, tfb_idx n,
+                            tfb__ckconv_conv *how) {
+    int i;
+    memset((void *)how, 0, sizeof *how);
+    how->o.method = m->method;
+    for (i = 0; i < m->axes; i++) how->o.edge[i] = m->edge[i];
+    how->o.first_tap = m->edge[0] == TFB_EDGE_CAUSAL;
+    how->shortcut = m->shortcut;
+    if (!m->shortcut.ndim) return;
+    how->shortcut.shape[0] = n;
+    if (how->shortcut.data)
+        how->shortcut.data = (float *)m->shortcut.data + c * m->shortcut.stride[0];
+    how->o.shortcut = &how->shortcut;
+}
+
+/* Shapes alone: an input of these extents [1, .., C], its kernel [taps .., C]. */
+static void tfb__ckconv_shapes(const tfb_ckconv *m, const tfb_idx *spatial,
+                               const tfb__ckconv_grid *g, tfb_tensor *x, tfb_tensor *k) {
+    tfb_idx shape[5];
+    int i;
+    shape[0] = 1;
+    for (i = 0; i < m->axes; i++) shape[1 + i] = spatial[i];
+    shape[1 + m->axes] = m->channels;
+    *x = tfb__view(NULL, TFB_F32, m->axes + 2, shape);
+    for (i = 0; i < m->axes; i++) shape[1 + i] = g->taps[i];
+    *k = tfb__view(NULL, TFB_F32, m->axes + 1, shape + 1);
+}
+
+/* Bytes to keep, the first *kernel of them for all but spectra; begins are rounded up. */
+static size_t tfb__ckconv_kept_need(const tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb_idx *spatial, const tfb__ckconv_grid *g,
+                                    size_t *kernel) {
     const size_t row = tfb__size_mul((size_t)m->channels, sizeof(float));
-    return tfb__size_add(tfb__round64(sizeof(tfb__ckconv_kept)),
-                         tfb__round64(tfb__size_mul((size_t)g->points, row)));
+    size_t spectra = 0;
+    tfb__ckconv_conv how;
+    tfb_tensor x, k;
+    *kernel = tfb__size_add(tfb__round64(sizeof(tfb__ckconv_kept)),
+                            tfb__round64(tfb__size_mul((size_t)g->points, row)));
+    tfb__ckconv_how(m, 0, m->channels, &how);
+    tfb__ckconv_shapes(m, spatial, g, &x, &k);
+    if (*kernel < (size_t)-1 / 2 && tfb_numel(&x) && g->points)
+        spectra = tfb__long_conv_keep_bytes(ctx, &x, &k, &how.o);
+    return spectra ? tfb__size_add(tfb__size_add(*kernel, spectra), 64) : *kernel;
 }
 
 static tfb_status tfb__ckconv_check_prepare(tfb_ctx *ctx, const char *fn,
                                             const tfb_ckconv *m, const tfb_idx *spatial,
                                             int axes, tfb__ckconv_grid *g) {
+    size_t kernel;
     TFB__REQUIRE(m && spatial, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
                  m ? "spatial" : "m");
     TFB__TRY(tfb__ckconv_check(ctx, fn, m));
     TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, axes, g));
     TFB__REQUIRE(!m->film_w1.ndim, ctx, TFB_ERR_UNSUPPORTED,
                  "%s: with film each sample has a kernel of its own", fn);
-    TFB__REQUIRE(tfb__ckconv_kept_need(m, g) < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
-                 "%s: the size overflows", fn);
+    TFB__REQUIRE(tfb__ckconv_kept_need(ctx, m, spatial, g, &kernel) < (size_t)-1 / 2, ctx,
+                 TFB_ERR_RANGE, "%s: the size overflows", fn);
     return TFB_OK;
 }
 
@@ -14393,10 +14438,11 @@ TFB_API size_t tfb_ckconv_prepare_bytes(tfb_ctx *ctx, const tfb_ckconv *m,
                                         const tfb_idx *spatial, int axes) {
     const char *fn = "tfb_ckconv_prepare_bytes";
     tfb__ckconv_grid g;
+    size_t kernel;
     if (!ctx) return 0;
     ctx->message[0] = 0;
     if (tfb__ckconv_check_prepare(ctx, fn, m, spatial, axes, &g) != TFB_OK) return 0;
-    return tfb__ckconv_kept_need(m, &g);
+    return tfb__ckconv_kept_need(ctx, m, spatial, &g, &kernel);
 }
 
 static void tfb__ckconv_drop(tfb__ckconv_kept **link) {
@@ -14409,19 +14455,47 @@ TFB_API void tfb_ckconv_forget(tfb_ckconv *m) {
     while (m && m->kept) tfb__ckconv_drop(&m->kept);
 }
 
+/* The kernel and its spectra, to memory at `mem`; scratch is the caller's to give back. */
+static tfb_status tfb__ckconv_fill_kept(tfb_ctx *ctx, const tfb_ckconv *m,
+                                        tfb__ckconv_kept *kept, char *mem,
+                                        size_t kernel) {
+    tfb__ckconv_conv how;
+    tfb_tensor x;
+    tfb__ckconv_how(m, 0, m->channels, &how);
+    tfb__ckconv_shapes(m, kept->spatial, &kept->g, &x, &kept->kernel);
+    if (mem) kept->kernel.data = mem + tfb__round64(sizeof *kept);
+    if (kept->g.points == 0) return TFB_OK;
+    TFB__TRY(tfb__ckconv_whole(ctx, m, &kept->g, NULL, &kept->kernel));
+    if (!tfb_numel(&x) || !tfb__long_conv_keep_bytes(ctx, &x, &kept->kernel, &how.o))
+        return TFB_OK;
+    kept->spectra = kept; /* measuring: any place will do */
+    if (mem) kept->spectra = mem + kernel + (64 - (uintptr_t)(mem + kernel) % 64) % 64;
+    return tfb__long_conv_keep(ctx, "tfb_ckconv_prepare", &x, &kept->kernel, &how.o,
+                               kept->spectra);
+}
+
+/* The same size, or made from what is no more. */
+static void tfb__ckconv_replace(tfb_ckconv *m, const tfb__ckconv_kept *by) {
+    tfb__ckconv_kept **link = &m->kept;
+    while (*link)
+        if ((*link)->sum != by->sum ||
+            !memcmp((*link)->spatial, by->spatial, sizeof by->spatial))
+            tfb__ckconv_drop(link);
+        else link = &(*link)->next;
+}
+
 TFB_API tfb_status tfb_ckconv_prepare(tfb_ctx *ctx, tfb_ckconv *m, const tfb_idx *spatial,
                                       int axes, void *mem, size_t mem_bytes) {
     const char *fn = "tfb_ckconv_prepare";
-    tfb__ckconv_kept made, **link;
-    tfb_idx shape[4];
+    tfb__ckconv_kept made;
+    size_t need, kernel;
     tfb_status status;
     tfb__mark mark;
-    size_t need;
     int i;
     TFB__ENTER(ctx);
     memset((void *)&made, 0, sizeof made);
     TFB__TRY(tfb__ckconv_check_prepare(ctx, fn, m, spatial, axes, &made.g));
-    need = tfb__ckconv_kept_need(m, &made.g);
+    need = tfb__ckconv_kept_need(ctx, m, spatial, &made.g, &kernel);
     TFB__REQUIRE(mem || ctx->alloc || ctx->measuring, ctx, TFB_ERR_MEMORY,
                  "%s: ctx.alloc is NULL", fn);
     if (mem) TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 8));
@@ -14432,25 +14506,15 @@ TFB_API tfb_status tfb_ckconv_prepare(tfb_ctx *ctx, tfb_ckconv *m, const tfb_idx
         made.alloc = ctx->alloc;
         made.alloc_user = ctx->alloc_user;
     }
-    for (i = 0; i < axes; i++) {
-        made.spatial[i] = spatial[i];
-        shape[i] = made.g.taps[i];
-    }
-    shape[axes] = m->channels;
-    made.kernel = tfb__view(NULL, TFB_F32, axes + 1, shape);
-    if (!ctx->measuring) made.kernel.data = (char *)mem + tfb__round64(sizeof made);
+    for (i = 0; i < axes; i++) made.spatial[i] = spatial[i];
     mark = tfb__scratch_begin(ctx);
     status =
-        made.g.points ? tfb__ckconv_whole(ctx, m, &made.g, NULL, &made.kernel) : TFB_OK;
+        tfb__ckconv_fill_kept(ctx, m, &made, ctx->measuring ? NULL : (char *)mem, kernel);
     status = tfb__scratch_end(ctx, mark, status);
     if (status != TFB_OK && made.alloc) made.alloc(made.alloc_user, made.mem, 0);
     if (status != TFB_OK || ctx->measuring) return status;
     made.sum = tfb__ckconv_sum(m);
-    for (link = &m->kept; *link;) /* the same size, or made from what is no more */
-        if ((*link)->sum != made.sum ||
-            !memcmp((*link)->spatial, made.spatial, sizeof made.spatial))
-            tfb__ckconv_drop(link);
-        else link = &(*link)->next;
+    tfb__ckconv_replace(m, &made);
     made.next = m->kept;
     m->kept = (tfb__ckconv_kept *)mem;
     *m->kept = made;
@@ -14480,9 +14544,8 @@ static tfb_status tfb__ckconv_begin(tfb_ctx *ctx, const tfb_ckconv *m,
     r->samples = B;
     TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, m->axes, &r->g));
     TFB__TRY(tfb__ckconv_check_cond(ctx, fn, m, call->cond, B));
-    if (m->kind == TFB_CKCONV_TAPS || B == 0) return TFB_OK;
     if (call->inference) r->kept = tfb__ckconv_find(ctx, m, spatial);
-    if (r->kept) return TFB_OK;
+    if (r->kept || m->kind == TFB_CKCONV_TAPS || B == 0) return TFB_OK;
     r->width = TFB__MIN(r->width, TFB__CKCONV_WIDTH * tfb__workers(ctx));
     if (room) { /* some taps more, so that scratch does not grow from step to step */
         const tfb_idx whole = (spatial[0] / TFB__CKCONV_POINTS + 1) * TFB__CKCONV_POINTS;
@@ -14557,6 +14620,20 @@ static tfb_tensor tfb__block_of(const tfb_tensor *t, tfb_idx b, tfb_idx samples,
     return x;
 }
 
+/* Those of a block, by kept spectra if there are any for just these extents. */
+static tfb_status tfb__ckconv_block(tfb_ctx *ctx, const tfb__ckconv_run *r, tfb_idx c,
+                                    const tfb_tensor *x, const tfb_tensor *k,
+                                    tfb_tensor *y) {
+    const char *fn = "ckconv mixer";
+    const size_t same = (size_t)r->g.axes * sizeof(tfb_idx);
+    tfb__ckconv_conv how;
+    tfb__ckconv_how(r->m, c, y->shape[y->ndim - 1], &how);
+    if (!r->kept || memcmp(r->kept->spatial, x->shape + 1, same))
+        return tfb_long_conv(ctx, x, k, &how.o, y);
+    TFB__TRY(tfb__long_check(ctx, fn, x, k, &how.o, y));
+    return tfb__long_conv_run(ctx, fn, x, k, &how.o, y, r->kept->spectra);
+}
+
 /* y = k * x + shortcut x, both [B, .., C]; y may be x. */
 static tfb_status tfb__ckconv_apply(tfb_ctx *ctx, const tfb_ckconv *m,
                                     const tfb_mix *call, const tfb_tensor *x,
@@ -14564,29 +14641,16 @@ static tfb_status tfb__ckconv_apply(tfb_ctx *ctx, const tfb_ckconv *m,
     const tfb__mark mark = tfb__scratch_begin(ctx);
     const tfb_idx B = y->shape[0], C = m->channels;
     tfb__ckconv_run r;
-    tfb_long_conv_opts o;
     tfb_idx b, c;
-    int i;
     tfb_status status = tfb__ckconv_begin(ctx, m, call, x->shape + 1, 0, &r);
-    memset((void *)&o, 0, sizeof o);
-    o.method = m->method;
-    for (i = 0; i < m->axes; i++) o.edge[i] = m->edge[i];
-    o.first_tap = m->edge[0] == TFB_EDGE_CAUSAL;
     for (b = 0; b < B && tfb_numel(y) && status == TFB_OK; b += r.samples) {
         status = tfb__ckconv_rows(ctx, &r, b);
         for (c = 0; c < C && status == TFB_OK; c += r.width) {
             const tfb_idx n = TFB__MIN(r.width, C - c);
             const tfb_tensor in = tfb__block_of(x, b, r.samples, c, n);
-            tfb_tensor out = tfb__block_of(y, b, r.samples, c, n), k, shortcut;
-            shortcut = m->shortcut;
-            if (shortcut.ndim) {
-                shortcut.shape[0] = n;
-                if (shortcut.data)
-                    shortcut.data = (float *)m->shortcut.data + c * shortcut.stride[0];
-                o.shortcut = &shortcut;
-            }
+            tfb_tensor out = tfb__block_of(y, b, r.samples, c, n), k;
             status = tfb__ckconv_view(ctx, &r, b, c, n, &k);
-            if (status == TFB_OK) status = tfb_long_conv(ctx, &in, &k, &o, &out);
+            if (status == TFB_OK) status = tfb__ckconv_block(ctx, &r, c, &in, &k, &out);
         }
     }
     return tfb__scratch_end(ctx, mark, status);

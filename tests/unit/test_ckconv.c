@@ -437,6 +437,60 @@ static void forward_is_the_reference(void) {
     }
 }
 
+/* Of each channel sum of |k| and of its shortcut, as a bound of what a sample of inputs of
+ * at most 1 gives; b: whose kernel. */
+static double reach_of(tfb_ctx *ctx, const module *d, const mixing *x, tfb_idx b,
+                       tfb_idx c) {
+    const tfb_ckconv *m = &d->m;
+    const tfb_idx C = m->channels;
+    float *film = film_ref(ctx, m, &x->cond);
+    tfb_tensor k = m->taps;
+    double sum = 0;
+    tfb_idx i;
+    if (m->kind != TFB_CKCONV_TAPS)
+        k = kernel_ref(m, x->y.shape + 1, film ? film + b * m->film_b2.shape[0] : NULL);
+    for (i = 0; i < tfb_numel(&k) / C; i++)
+        sum += fabs((double)((float *)k.data)[i * C + c]);
+    if (m->shortcut.ndim) sum += fabs((double)((float *)m->shortcut.data)[c]);
+    if (m->kind != TFB_CKCONV_TAPS) free(k.data);
+    free(film);
+    return sum;
+}
+
+/* Transforms are within 1e-6 max |x| sum |k| of the sums, which are half as far off. */
+static void transforms_are_near_sums(void) {
+    int a, s;
+    tfb_ctx ctx;
+    t_ctx(&ctx, NULL);
+    EACH_MODULE(a, s) {
+        module d;
+        mixing x;
+        tfb_idx b, c, t;
+        if (styles[s].C > 20) continue;
+        module_new(&ctx, &d, &styles[s], &shapes[a]);
+        stir(&d);
+        mixing_new(&x, &d, shapes[a].n, 2);
+        x.call.y = &x.want;
+        CHECK_OK(&ctx, tfb__ckconv_ops.forward(&ctx, &d.m, &x.call));
+        x.call.y = &x.y;
+        d.m.method = TFB_CONV_FFT;
+        CHECK_OK(&ctx, tfb__ckconv_ops.forward(&ctx, &d.m, &x.call));
+        for (b = 0; b < 2; b++)
+            for (c = 0; c < styles[s].C; c++) {
+                const double bound = 1.5e-6 * reach_of(&ctx, &d, &x, b, c);
+                for (t = 0; t < places_of(&x.y); t++)
+                    CHECK(fabs((double)(*at_of(&x.y, b, t, c) -
+                                        *at_of(&x.want, b, t, c))) <= bound,
+                          "shape %d, style %d: %g, not %g", a, s,
+                          (double)*at_of(&x.y, b, t, c),
+                          (double)*at_of(&x.want, b, t, c));
+            }
+        mixing_free(&x);
+        module_free(&d);
+    }
+    tfb_ctx_free(&ctx);
+}
+
 /* --- Kept kernels. --- */
 static void same_kept(tfb_ctx *ctx, module *d, const tfb_idx *n, const char *what) {
     mixing x;
@@ -463,6 +517,7 @@ static void kept_kernels_have_the_same_bits(void) {
         void *mem;
         if (styles[s].cond || (a + s) % 2) continue;
         module_new(&ctx, &d, &styles[s], at);
+        d.m.method = (a + s) % 4 ? TFB_CONV_FFT : TFB_CONV_DIRECT;
         for (i = 0; i < 3; i++) more[i] = at->n[i] + 3, less[i] = (at->n[i] + 1) / 2;
         bytes = tfb_ckconv_prepare_bytes(&ctx, &d.m, at->n, at->axes);
         mem = bytes_new(bytes + 8);
@@ -908,6 +963,7 @@ int main(void) {
     RUN(what_is_drawn);
     RUN(flops_are_integers);
     RUN(forward_is_the_reference);
+    RUN(transforms_are_near_sums);
     RUN(kept_kernels_have_the_same_bits);
     RUN(changed_parameters_are_seen);
     RUN(scratch_and_channels);
