@@ -40,8 +40,9 @@
  *   [17] KV CACHES
  *   [18] CHUNKED FORWARD
  *   [19] CONVOLUTION AND SCANS
- *   [20] MIXERS                  random numbers, parameters, the QKV block, its mixers
- *   [21] TAIL                    pitfalls, changes, licence
+ *   [20] LONG CONVOLUTIONS       direct sums, Fourier transforms of any length
+ *   [21] MIXERS                  random numbers, parameters, the QKV block, its mixers
+ *   [22] TAIL                    pitfalls, changes, licence
  * A function with _ref in its name is the plain-loop definition of what stands beside it.
  *
  * Switches, defined before the include:
@@ -919,6 +920,44 @@ TFB_API tfb_status tfb_ssd(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *
                            const tfb_tensor *a, const tfb_tensor *b, const tfb_tensor *c,
                            const tfb_scan_opts *opts, tfb_tensor *y);
 
+/* --- Long convolutions. --- */
+typedef enum tfb_edge { /* what lies beyond the ends of an axis */
+                        TFB_EDGE_ZERO,
+                        TFB_EDGE_CIRCULAR, /* the other end */
+                        TFB_EDGE_CAUSAL /* zeros, and taps of negative lag are left out */
+} tfb_edge;
+
+typedef enum tfb_conv_method {
+    TFB_CONV_AUTO, /* the one that is likely to be faster for these extents */
+    TFB_CONV_DIRECT,
+    TFB_CONV_FFT
+} tfb_conv_method;
+
+typedef struct tfb_long_conv_opts {
+    const tfb_tensor *shortcut; /* [C]: + shortcut x, or NULL */
+    tfb_edge edge[3];           /* of each spatial axis */
+    int first_tap;              /* lag 0 is at tap 0 of each axis, else at tap K / 2 */
+    tfb_conv_method method;
+} tfb_long_conv_opts;
+
+/* tfb_long_conv: y[n] = sum over taps t of k[t] x[n - (t - origin)] + shortcut x[n], each
+ *   channel by itself: a true convolution, a tap of positive lag meets the past.
+ *   x, y [B, .., C]  k [.., C] or, one for each sample, [B, .., C]   F32, any strides
+ *   .. are one to three spatial axes; k has extents of its own, at least 1, on a circular
+ *   axis at most that of x. Causal is for one axis
+ *   opts     NULL: zeros beyond the ends, the origin in the centre
+ *   method   any of them, as long as sums by Fourier transform are not there: direct
+ *   direct   within the numeric contract: the matmul rule over the inputs in row-major
+ *            order, blocks counted from the first input; places a tap does not meet are
+ *            skipped, and so are blocks it does not meet
+ *   alias    y may be x; otherwise it overlaps nothing
+ *   scratch  a worker: 64 bytes for each place of x and of k, and 11 KB; whatever B and C
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
+ *   cost     direct: 2 B C flops for each tap that meets an input
+ *   source   reference: tfb__long_conv_ref */
+TFB_API tfb_status tfb_long_conv(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *k,
+                                 const tfb_long_conv_opts *opts, tfb_tensor *y);
+
 /* --- Random numbers and parameters. --- */
 /* tfb_uniform: y[i] = lo + u (hi - lo), 0 <= u < 1, u from Philox4x32-10 with key seed
  *   and counter first + i, i counting y's elements in row-major order: the same numbers
@@ -1165,6 +1204,171 @@ typedef struct tfb_mamba_opts {
  *   source   Gu & Dao 2023 */
 TFB_API size_t tfb_mamba_bytes(const tfb_mamba_opts *opts);
 TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_opts *opts,
+                                  void *mem, size_t mem_bytes);
+
+/* --- The CKConv mixer: a depthwise convolution as long as its input, the kernel of which
+ * a small network makes from coordinates: y = ckconv(v), ckconv(x) = k * x + shortcut x;
+ * gated y = q ckconv(k v). --- */
+#define TFB_CKCONV_LAYERS 8 /* hidden layers at most */
+
+/* The tap that meets the token l places back (the lag, < 0: ahead) stands at coordinate
+ * p = l / (L - 1) of its axis, L the length given to init, (L + 1) / 2 on circular axes.
+ * Longer inputs run past +-1. p goes through e [E], hidden layers [M] and a linear one. */
+typedef enum tfb_ckconv_kind {
+    TFB_CKCONV_SIREN,   /* e = sin(omega (W0 p + b0)), h = sin(omega (W h + b)) */
+    TFB_CKCONV_FOURIER, /* e = [cos(W0 p), sin(W0 p)], h = gelu_erf(W h + b) */
+    TFB_CKCONV_TAPS     /* no network: the taps themselves are parameters */
+} tfb_ckconv_kind;
+
+/* What the made taps are multiplied by, |p_a| p_a's magnitude, sums over the axes. */
+typedef enum tfb_ckconv_mask {
+    TFB_CKCONV_OPEN,
+    TFB_CKCONV_EXPONENTIAL, /* exp(-sum |p_a| mask_ac) */
+    TFB_CKCONV_GAUSSIAN     /* exp(-0.5 sum (p_a / mask_ac)^2), mask_ac first brought
+                               between mask_least[a] and 3.12216: 0.95 left at p = 1 */
+} tfb_ckconv_mask;
+
+typedef struct tfb_ckconv {
+    tfb_idx channels;  /* C */
+    int axes;          /* d: 1 to 3 */
+    tfb_edge edge[3];  /* CAUSAL: one axis only */
+    tfb_idx length[3]; /* L, at least 2, on circular axes 3; TAPS: not read */
+    tfb_ckconv_kind kind;
+    tfb_ckconv_mask mask;
+    tfb_conv_method method;
+    int gated;
+    float omega, mask_least[3];
+    int layers;        /* hidden ones, at least 1 */
+    tfb_tensor w0, b0; /* [E, d], [E]; FOURIER: [E / 2, d], none */
+    tfb_tensor w[TFB_CKCONV_LAYERS], b[TFB_CKCONV_LAYERS]; /* [M, E or M], [M] */
+    tfb_tensor w_out, b_out;                               /* [C, M], [C] */
+    tfb_tensor mask_weight;                                /* [d, C]; OPEN: ndim 0 */
+    tfb_tensor taps;                                       /* [.., C]; else ndim 0 */
+    tfb_tensor shortcut;                                   /* [C]; ndim 0: none */
+    tfb_tensor film_w1, film_b1;   /* [64, n], [64]; ndim 0: no conditioning */
+    tfb_tensor film_w2, film_b2;   /* [layers 2 M, 64], [layers 2 M] */
+    struct tfb__ckconv_kept *kept; /* private */
+} tfb_ckconv;
+TFB_API tfb_mixer tfb_ckconv_as_mixer(tfb_ckconv *m); /* m must outlive it */
+
+typedef struct tfb_ckconv_opts {
+    tfb_idx channels;
+    int axes; /* 0 means 1 */
+    tfb_edge edge[3];
+    tfb_idx length[3]; /* TAPS: extents of the kernel */
+    tfb_ckconv_kind kind;
+    tfb_ckconv_mask mask;
+    tfb_conv_method method;
+    int gated, no_shortcut;
+    tfb_idx embed, hidden, layers;   /* E, M, hidden layers; 0 means M, 64, 1 */
+    tfb_idx cond;                    /* of conditioning vectors; 0: none */
+    float omega, omega0, mask_least; /* 0 means 1, 30, mask_least below */
+    uint64_t seed;
+} tfb_ckconv_opts;
+
+/* tfb_ckconv_bytes, tfb_ckconv_init: as tfb_qkv_bytes and tfb_qkv_init.
+ *   w0 in +- 2 pi omega0 / d, hidden weights in +- sqrt(6 / in), w_out in that times
+ *   sqrt(1 / product of L), biases 0; shortcut and taps in +- 1 / sqrt(C) and
+ *   +- 1 / sqrt(number of taps). Exponential masks: from 2.3 / d at channel 0 to
+ *   13.81 / d at the last, evenly. Gaussian: from 0.46599 (0.1 is left at p = 1) of a
+ *   step 1 / (L - 1), which is also the default of mask_least, to 0.46599, evenly in the
+ *   logarithm
+ *   FiLM: gamma, beta = Linear(gelu_erf(Linear(cond))), [gamma M, beta M] for each hidden
+ *   layer, whose h becomes gamma h + beta; the first weight as tfb_linear's default, the
+ *   second 0, so that at first gamma is 1 and beta 0
+ *   source   Romero et al. 2022 (CKConv), Sitzmann et al. 2020 (SIREN), Perez et al. 2018
+ *            (FiLM), Poli et al. 2023 (masks)
+ * As a mixer: v [B, .., C] with m.axes axes. With film cond [B, n] is needed and each
+ *   sample has a kernel of its own; otherwise cond is ignored.
+ *   scratch  M floats a tap (a kept kernel: 0), and for 64 channels a float a tap, what
+ *            tfb_long_conv needs; gated a float a token besides. Does not grow with C
+ *   step     one causal axis. The sums are those of tfb_long_conv's direct method, so
+ *            are the bits: method DIRECT has them in forward too, FFT is within its
+ *            bound. Token t costs 2 C (t + 1) flops, and, unless kept, the kernel anew.
+ *            The state holds a row of C + 1 floats a token
+ *   flops    SEMANTICS: generator 2 G d E + G E (FOURIER: half the first), + 2 G in M +
+ *            G M a hidden layer, + 2 G M C, G = product of taps (causal: 2 N - 1), 0 at
+ *            inference without film; film; transform; gates 2 C T
+ *   errors   ARG, SHAPE, RANGE and tfb_long_conv's */
+TFB_API size_t tfb_ckconv_bytes(const tfb_ckconv_opts *opts);
+TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
+                                   const tfb_ckconv_opts *opts, void *mem,
+                                   size_t mem_bytes);
+
+/* tfb_ckconv_taps: extents of the kernel for an input of these: 2 N - 1, on circular axes
+ *   2 ((N + 1) / 2) - 1, on a causal one N; of TAPS those it has.
+ * tfb_ckconv_kernel: the kernel, as tfb_long_conv takes it.
+ *   kernel   [taps, C], with film [B, taps, C] for cond [B, n]; F32, any strides
+ *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; kernel untouched
+ *   reference: tfb__ckconv_kernel_ref */
+TFB_API tfb_status tfb_ckconv_taps(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb_idx *spatial, int axes, tfb_idx *taps);
+TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
+                                     const tfb_idx *spatial, int axes,
+                                     const tfb_tensor *cond, tfb_tensor *kernel);
+
+/* Making a kernel costs more than using it. So it can be made once and kept:
+ * tfb_ckconv_prepare: makes the kernel for inputs of these extents and keeps it with m.
+ *   Calls with `inference` set whose inputs have these extents or smaller ones take it;
+ *   the bits stay the same. It is taken only if the parameters are those it was made
+ *   from, which each such call sees by a sum over them: after a change (by tfb_params_load,
+ *   by hand) kernels are made anew in each call, until prepared again
+ *   mem      aligned to 8, must outlive m or tfb_ckconv_forget, tfb_ckconv_prepare_bytes
+ *            long; NULL: from ctx.alloc
+ *   Several sizes can be kept, each in memory of its own; one of equal size, and those of
+ *   other parameters, are dropped. m must not be in use by others meanwhile
+ *   errors   ARG, SHAPE, RANGE, MEMORY, SCRATCH; UNSUPPORTED with film; m untouched
+ * tfb_ckconv_prepare_bytes: 0 if that is not legal; ctx->message says why.
+ * tfb_ckconv_forget: drops what is kept and gives memory back. */
+TFB_API size_t tfb_ckconv_prepare_bytes(tfb_ctx *ctx, const tfb_ckconv *m,
+                                        const tfb_idx *spatial, int axes);
+TFB_API tfb_status tfb_ckconv_prepare(tfb_ctx *ctx, tfb_ckconv *m, const tfb_idx *spatial,
+                                      int axes, void *mem, size_t mem_bytes);
+TFB_API void tfb_ckconv_forget(tfb_ckconv *m);
+
+/* --- The Hyena mixer, of one to three axes, in this order:
+ *   1 short convolutions of q, k and v, each channel by itself; cross-correlations
+ *   2 qk_norm of q, and of k if gate1 is the identity
+ *   3 z = q gate1(k)   4 norm of z   5 h = ckconv(z)
+ *   6 y = h gate2(v)   7 out_norm of y   --- */
+typedef struct tfb_hyena {
+    tfb_fn gate1, gate2;
+    int gate2_set;                       /* 0: gate2 is gate1 */
+    tfb_qk_norm qk_norm, norm, out_norm; /* per position over channels */
+    int eps_set, short_causal;
+    float eps;
+    tfb_tensor short_w;            /* [groups, taps ..] for 3 C channels: q's, k's, v's,
+                                      3 C / groups neighbours share a row; ndim 0: none */
+    tfb_tensor q_weight, k_weight; /* [C] each; ndim 0: ones */
+    tfb_tensor z_weight, y_weight;
+    tfb_ckconv conv; /* not gated */
+} tfb_hyena;
+TFB_API tfb_mixer tfb_hyena_as_mixer(tfb_hyena *m); /* m must outlive it */
+
+typedef struct tfb_hyena_opts {
+    tfb_ckconv_opts conv;  /* channels, axes and the seed are those of all */
+    tfb_idx short_taps[3]; /* along each axis; 0: no short convolutions */
+    tfb_idx short_groups;  /* 0 means 3 C: a row for each channel */
+    int short_causal;      /* of one axis: K - 1 zeros before the first token; else
+                               (K - 1) / 2 before and the rest behind */
+    tfb_fn gate1, gate2;   /* usual: SILU and SIGMOID */
+    int gate2_set;
+    tfb_qk_norm qk_norm, norm, out_norm;
+} tfb_hyena_opts;
+
+/* tfb_hyena_bytes, tfb_hyena_init: as tfb_qkv_bytes and tfb_qkv_init. Short weights in
+ *   +- 1 / sqrt(taps), weights of norms 1, all else as tfb_ckconv_init has it
+ *   source   Poli et al. 2023 (Hyena)
+ * As a mixer: q, k, v [B, .., C] with conv.axes axes.
+ *   scratch  that of the CKConv mixer, or (another moment) a float a token for 64
+ *            channels; with qk_norm and no gate1 C floats a token. Else does not grow
+ *            with C, but for rows of a norm
+ *   step     one axis, causal short convolutions or none: as the CKConv mixer's; short
+ *            convolutions cost 6 C taps flops, and the state 3 C (taps - 1) floats more
+ *   flops    6 C T taps, 3 C T a norm (qk_norm: 6 if k is normed too), 2 C T and C T a
+ *            gate but the identity, + CKConv's */
+TFB_API size_t tfb_hyena_bytes(const tfb_hyena_opts *opts);
+TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_opts *opts,
                                   void *mem, size_t mem_bytes);
 
 #ifdef __cplusplus
@@ -2379,6 +2583,52 @@ typedef struct tfb__conv {
     tfb_fn act;
 } tfb__conv;
 
+/* Neighbouring outputs of a long convolution and the inputs they need. A run is `inputs`
+ * neighbouring rows from x on; output r has for input i tap number tap + r - i of the row
+ * of the kernel at k, if that is 0 .. taps - 1. */
+#define TFB__TAP_OUTPUTS 8
+#define TFB__TAP_RUNS    32
+
+typedef struct tfb__tap_run {
+    const float *x, *k; /* rows of 16 */
+    tfb_idx inputs, tap;
+} tfb__tap_run;
+
+/* Adds runs to the block at hand and, with the last ones of a block, that to the sums. Of
+ * met and begun bit r says that output r has a tap in this block, in one before. */
+typedef struct tfb__taps {
+    tfb_idx taps;
+    int outputs, runs, last;
+    unsigned met, begun;
+    float *block, *sum; /* [outputs][16] */
+    tfb__tap_run run[TFB__TAP_RUNS];
+} tfb__taps;
+
+/* Butterflies of a Fourier transform over complex rows: 16 real, 16 imaginary parts. Row
+ * q of butterfly (j, i) is at z + j * outer_step + i * inner_step + q * step; turned: all
+ * but row 0 are multiplied by roots, three floats each (real, imaginary, - imaginary), at
+ * w + j * w_outer + i * w_inner. radix 1: rows become their product with the roots. */
+typedef struct tfb__fft {
+    int radix, inverse, turned;
+    tfb_idx outer, outer_step, w_outer, inner, inner_step, w_inner, step;
+    float *z;
+    const float *w;
+} tfb__fft;
+
+/* Products of spectra of real places, even ones the real, odd ones the imaginary parts of
+ * complex rows: row i of z, frequency k, goes with row mate[i] of z_mate, frequency -k.
+ * keep: h becomes what the kernel of a convolution has there, times scale; 64 floats for
+ * each pair, of pairs in the same row only those with mate[i] >= i. w: -e^(-2 pi i k / n)
+ * as roots. */
+typedef struct tfb__spectrum {
+    tfb_idx n;
+    const int32_t *mate;
+    const float *w;
+    float *z, *z_mate, *h;
+    int same, keep;
+    float scale;
+} tfb__spectrum;
+
 enum { TFB__SCAN_NEXT = 4 };
 
 /* A panel of 16 channels of a scan: x, z, y [rows][16] and dt, which is used up, with its
@@ -2417,6 +2667,9 @@ typedef struct tfb__kernels {
     tfb_body_fn merge;     /* arg: tfb__merge; i: a row of the output */
     void (*conv)(const tfb__conv *s);
     void (*scan)(const tfb__scan *s);
+    void (*taps)(tfb__taps *s);
+    void (*fft)(const tfb__fft *s);
+    void (*spectrum)(const tfb__spectrum *s);
 } tfb__kernels;
 
 #define TFB__BLOCK      256  /* k per chain of fma: CONTRACT section 3 */
@@ -5386,6 +5639,405 @@ static void TFB__FN(scan)(const tfb__scan *s) {
     }
 }
 
+/* --- Long convolutions: 16 channels side by side, outputs that share inputs. --- */
+#undef TFB__TAP_EACH
+#undef TFB__TAP_LOAD
+#undef TFB__TAP_STEP
+#undef TFB__TAP_STORE
+#define TFB__TAP_EACH(X)  X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define TFB__TAP_LOAD(r)  TFB__VF b##r = TFB__VLOAD(b + (r)*TFB__PANEL);
+#define TFB__TAP_STEP(r)  b##r = TFB__VFMA(v, TFB__VLOAD(k + ((r)-i) * TFB__PANEL), b##r);
+#define TFB__TAP_STORE(r) TFB__VSTORE(b + (r)*TFB__PANEL, b##r);
+
+/* n inputs that meet taps of all eight outputs, the first of them tap k of output 0. */
+TFB__INLINE void TFB__FN(taps_all)(const float *x, const float *k, tfb_idx n, float *b) {
+    tfb_idx i;
+    TFB__TAP_EACH(TFB__TAP_LOAD)
+    for (i = 0; i < n; i++) {
+        const TFB__VF v = TFB__VLOAD(x + i * TFB__PANEL);
+        TFB__TAP_EACH(TFB__TAP_STEP)
+    }
+    TFB__TAP_EACH(TFB__TAP_STORE)
+}
+
+/* The same for one output. */
+TFB__INLINE void TFB__FN(taps_one)(const float *x, const float *k, tfb_idx n, float *b) {
+    tfb_idx i;
+    TFB__TAP_LOAD(0)
+    for (i = 0; i < n; i++) {
+        const TFB__VF v = TFB__VLOAD(x + i * TFB__PANEL);
+        TFB__TAP_STEP(0)
+    }
+    TFB__TAP_STORE(0)
+}
+
+/* Lanes l .. of inputs lo .. hi - 1 of a run for each output by itself. */
+TFB__INLINE void TFB__FN(taps_some)(const tfb__taps *s, const tfb__tap_run *u, tfb_idx l,
+                                    tfb_idx lo, tfb_idx hi) {
+    tfb_idx r;
+    for (r = 0; r < s->outputs && lo < hi; r++) {
+        const tfb_idx tap = u->tap + r, first = TFB__MAX(tap - s->taps + 1, lo);
+        const tfb_idx end = TFB__MIN(tap + 1, hi);
+        if (first < end)
+            TFB__CALL(taps_one, u->x + first * TFB__PANEL + l,
+                      u->k + (tap - first) * TFB__PANEL + l, end - first,
+                      s->block + r * TFB__PANEL + l);
+    }
+}
+
+/* Inputs lo .. hi - 1 meet taps of all eight, where there are eight outputs. */
+TFB__INLINE void TFB__FN(taps_run)(const tfb__taps *s, const tfb__tap_run *u, tfb_idx l) {
+    tfb_idx lo = TFB__MAX(u->tap + TFB__TAP_OUTPUTS - s->taps, 0);
+    tfb_idx hi = TFB__MIN(u->tap + 1, u->inputs);
+    if (s->outputs < TFB__TAP_OUTPUTS || lo >= hi) lo = hi = u->inputs;
+    TFB__CALL(taps_some, s, u, l, 0, lo);
+    if (lo < hi)
+        TFB__CALL(taps_all, u->x + lo * TFB__PANEL + l,
+                  u->k + (u->tap - lo) * TFB__PANEL + l, hi - lo, s->block + l);
+    TFB__CALL(taps_some, s, u, l, hi, u->inputs);
+}
+
+static void TFB__FN(taps)(tfb__taps *s) {
+    tfb_idx l, r;
+    int i;
+    for (i = 0; i < s->runs; i++)
+        for (r = 0; r < s->outputs; r++) {
+            const tfb_idx tap = s->run[i].tap + r;
+            if (tap >= 0 && tap - s->taps + 1 < s->run[i].inputs) s->met |= 1u << r;
+        }
+    for (l = 0; l < TFB__PANEL; l += TFB__VW) {
+        for (i = 0; i < s->runs; i++) TFB__CALL(taps_run, s, s->run + i, l);
+        for (r = 0; s->last && r < s->outputs; r++) {
+            float *block = s->block + r * TFB__PANEL + l;
+            float *sum = s->sum + r * TFB__PANEL + l;
+            TFB__VF v = TFB__VLOAD(block);
+            if (s->begun >> r & 1) v = TFB__VADD(TFB__VLOAD(sum), v);
+            if (s->met >> r & 1) TFB__VSTORE(sum, v);
+            TFB__VSTORE(block, TFB__VSET1(0.0f));
+        }
+    }
+    if (!s->last) return;
+    s->begun |= s->met;
+    s->met = 0;
+}
+
+/* --- Fourier transforms: a complex row is 16 real and 16 imaginary parts. --- */
+/* Outside the contract of bits, so the scalar pass need not fuse. */
+#undef TFB__VMA
+#if TFB__VW == 1
+#define TFB__VMA(a, b, c) ((a) * (b) + (c))
+#else
+#define TFB__VMA(a, b, c) TFB__VFMA(a, b, c)
+#endif
+
+/* Complex values are pairs of vectors: a is ar and ai. Products with -i and i come with
+ * the sum they are part of. */
+#undef TFB__C_NEW
+#undef TFB__C_LOAD
+#undef TFB__C_STORE
+#undef TFB__C_TURN
+#undef TFB__C_ADD
+#undef TFB__C_SUB
+#undef TFB__C_DOWN
+#undef TFB__C_UP
+#undef TFB__C_MA
+#undef TFB__C_MUL
+#define TFB__C_NEW(a) TFB__VF a##r, a##i
+#define TFB__C_LOAD(q)                                                                   \
+    a##q##r = TFB__VLOAD(re + q * step), a##q##i = TFB__VLOAD(im + q * step);
+#define TFB__C_STORE(q)                                                                  \
+    TFB__VSTORE(re + q * step, a##q##r), TFB__VSTORE(im + q * step, a##q##i);
+#define TFB__C_TURN(q)                                                                   \
+    {                                                                                    \
+        const float *root = w + 3 * (q - 1);                                             \
+        const TFB__VF c = TFB__VSET1(root[0]), s = TFB__VSET1(root[1]);                  \
+        const TFB__VF t = TFB__VMA(a##q##r, c, TFB__VMUL(a##q##i, TFB__VSET1(root[2]))); \
+        a##q##i = TFB__VMA(a##q##r, s, TFB__VMUL(a##q##i, c));                           \
+        a##q##r = t;                                                                     \
+    }
+#define TFB__C_ADD(y, a, b)  y##r = TFB__VADD(a##r, b##r), y##i = TFB__VADD(a##i, b##i)
+#define TFB__C_SUB(y, a, b)  y##r = TFB__VSUB(a##r, b##r), y##i = TFB__VSUB(a##i, b##i)
+#define TFB__C_DOWN(y, a, b) y##r = TFB__VADD(a##r, b##i), y##i = TFB__VSUB(a##i, b##r)
+#define TFB__C_UP(y, a, b)   y##r = TFB__VSUB(a##r, b##i), y##i = TFB__VADD(a##i, b##r)
+#define TFB__C_MA(y, a, x, b)                                                            \
+    y##r = TFB__VMA(a##r, TFB__VSET1(x), b##r), y##i = TFB__VMA(a##i, TFB__VSET1(x), b##i)
+#define TFB__C_MUL(y, a, x)                                                              \
+    y##r = TFB__VMUL(a##r, TFB__VSET1(x)), y##i = TFB__VMUL(a##i, TFB__VSET1(x))
+
+/* a0 .. become their transform of 2, 3, 4, 5, 7 or 8 points. */
+#undef TFB__DFT_1
+#undef TFB__DFT_2
+#undef TFB__DFT_3
+#undef TFB__DFT_4
+#undef TFB__DFT_4_OF
+#undef TFB__DFT_5
+#undef TFB__DFT_7
+#undef TFB__DFT_8
+#define TFB__DFT_1
+#define TFB__DFT_2                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(t);                                                                   \
+        TFB__C_SUB(t, a0, a1);                                                           \
+        TFB__C_ADD(a0, a0, a1);                                                          \
+        a1r = tr, a1i = ti;                                                              \
+    }
+#define TFB__DFT_3                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(t);                                                                   \
+        TFB__C_NEW(d);                                                                   \
+        TFB__C_NEW(m);                                                                   \
+        TFB__C_ADD(t, a1, a2);                                                           \
+        TFB__C_SUB(d, a1, a2);                                                           \
+        TFB__C_MA(m, t, -0.5f, a0);                                                      \
+        TFB__C_MUL(d, d, 0.866025404f);                                                  \
+        TFB__C_ADD(a0, a0, t);                                                           \
+        TFB__C_DOWN(a1, m, d);                                                           \
+        TFB__C_UP(a2, m, d);                                                             \
+    }
+#define TFB__DFT_4_OF(b0, b1, b2, b3)                                                    \
+    {                                                                                    \
+        TFB__C_NEW(t0);                                                                  \
+        TFB__C_NEW(t1);                                                                  \
+        TFB__C_NEW(t2);                                                                  \
+        TFB__C_NEW(t3);                                                                  \
+        TFB__C_ADD(t0, b0, b2);                                                          \
+        TFB__C_SUB(t1, b0, b2);                                                          \
+        TFB__C_ADD(t2, b1, b3);                                                          \
+        TFB__C_SUB(t3, b1, b3);                                                          \
+        TFB__C_ADD(b0, t0, t2);                                                          \
+        TFB__C_SUB(b2, t0, t2);                                                          \
+        TFB__C_DOWN(b1, t1, t3);                                                         \
+        TFB__C_UP(b3, t1, t3);                                                           \
+    }
+#define TFB__DFT_4 TFB__DFT_4_OF(a0, a1, a2, a3)
+#define TFB__DFT_5                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(t1);                                                                  \
+        TFB__C_NEW(t2);                                                                  \
+        TFB__C_NEW(m);                                                                   \
+        TFB__C_NEW(n);                                                                   \
+        TFB__C_NEW(u);                                                                   \
+        TFB__C_NEW(v);                                                                   \
+        TFB__C_ADD(t1, a1, a4);                                                          \
+        TFB__C_ADD(t2, a2, a3);                                                          \
+        TFB__C_SUB(a1, a1, a4);                                                          \
+        TFB__C_SUB(a2, a2, a3);                                                          \
+        TFB__C_MA(m, t1, 0.309016994f, a0);                                              \
+        TFB__C_MA(m, t2, -0.809016994f, m);                                              \
+        TFB__C_MA(n, t1, -0.809016994f, a0);                                             \
+        TFB__C_MA(n, t2, 0.309016994f, n);                                               \
+        TFB__C_MUL(u, a1, 0.951056516f);                                                 \
+        TFB__C_MA(u, a2, 0.587785252f, u);                                               \
+        TFB__C_MUL(v, a1, 0.587785252f);                                                 \
+        TFB__C_MA(v, a2, -0.951056516f, v);                                              \
+        TFB__C_ADD(t1, t1, t2);                                                          \
+        TFB__C_ADD(a0, a0, t1);                                                          \
+        TFB__C_DOWN(a1, m, u);                                                           \
+        TFB__C_UP(a4, m, u);                                                             \
+        TFB__C_DOWN(a2, n, v);                                                           \
+        TFB__C_UP(a3, n, v);                                                             \
+    }
+/* m = a0 + x t1 + y t2 + z t3, the same for u of differences */
+#undef TFB__DFT_7_ROW
+#define TFB__DFT_7_ROW(b, c, x, y, z, xs, ys, zs)                                        \
+    {                                                                                    \
+        TFB__C_NEW(m);                                                                   \
+        TFB__C_NEW(u);                                                                   \
+        TFB__C_MA(m, t1, x, a0);                                                         \
+        TFB__C_MA(m, t2, y, m);                                                          \
+        TFB__C_MA(m, t3, z, m);                                                          \
+        TFB__C_MUL(u, d1, xs);                                                           \
+        TFB__C_MA(u, d2, ys, u);                                                         \
+        TFB__C_MA(u, d3, zs, u);                                                         \
+        TFB__C_DOWN(b, m, u);                                                            \
+        TFB__C_UP(c, m, u);                                                              \
+    }
+#define TFB__DFT_7                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(t1);                                                                  \
+        TFB__C_NEW(t2);                                                                  \
+        TFB__C_NEW(t3);                                                                  \
+        TFB__C_NEW(d1);                                                                  \
+        TFB__C_NEW(d2);                                                                  \
+        TFB__C_NEW(d3);                                                                  \
+        TFB__C_ADD(t1, a1, a6);                                                          \
+        TFB__C_ADD(t2, a2, a5);                                                          \
+        TFB__C_ADD(t3, a3, a4);                                                          \
+        TFB__C_SUB(d1, a1, a6);                                                          \
+        TFB__C_SUB(d2, a2, a5);                                                          \
+        TFB__C_SUB(d3, a3, a4);                                                          \
+        TFB__DFT_7_ROW(a1, a6, 0.623489802f, -0.222520934f, -0.900968868f, 0.781831482f, \
+                       0.974927912f, 0.433883739f)                                       \
+        TFB__DFT_7_ROW(a2, a5, -0.222520934f, -0.900968868f, 0.623489802f, 0.974927912f, \
+                       -0.433883739f, -0.781831482f)                                     \
+        TFB__DFT_7_ROW(a3, a4, -0.900968868f, 0.623489802f, -0.222520934f, 0.433883739f, \
+                       -0.781831482f, 0.974927912f)                                      \
+        TFB__C_ADD(t1, t1, t2);                                                          \
+        TFB__C_ADD(t1, t1, t3);                                                          \
+        TFB__C_ADD(a0, a0, t1);                                                          \
+    }
+/* Sums give the even results, differences times 1, (1 - i) / sqrt 2, -i and so on the odd
+ * ones; the root half is multiplied last. */
+#define TFB__DFT_8                                                                       \
+    {                                                                                    \
+        TFB__C_NEW(v0);                                                                  \
+        TFB__C_NEW(v1);                                                                  \
+        TFB__C_NEW(v2);                                                                  \
+        TFB__C_NEW(v3);                                                                  \
+        TFB__C_SUB(v0, a0, a4);                                                          \
+        TFB__C_ADD(a0, a0, a4);                                                          \
+        TFB__C_SUB(v1, a1, a5);                                                          \
+        TFB__C_ADD(a1, a1, a5);                                                          \
+        TFB__C_SUB(v2, a2, a6);                                                          \
+        TFB__C_ADD(a2, a2, a6);                                                          \
+        TFB__C_SUB(v3, a3, a7);                                                          \
+        TFB__C_ADD(a3, a3, a7);                                                          \
+        TFB__DFT_4_OF(a0, a1, a2, a3)                                                    \
+        TFB__C_DOWN(a4, v0, v2);                                                         \
+        TFB__C_UP(a5, v0, v2);                                                           \
+        TFB__C_DOWN(a6, v1, v3);                                                         \
+        TFB__C_UP(a7, v1, v3);                                                           \
+        TFB__C_DOWN(v1, a6, a6);                                                         \
+        TFB__C_UP(v3, a7, a7);                                                           \
+        TFB__C_MA(v0, v1, 0.707106781f, a4);                                             \
+        TFB__C_MA(v2, v3, -0.707106781f, a5);                                            \
+        TFB__C_MA(a7, v3, 0.707106781f, a5);                                             \
+        TFB__C_MA(a5, v1, -0.707106781f, a4);                                            \
+        a6r = a3r, a6i = a3i, a4r = a2r, a4i = a2i;                                      \
+        a2r = a1r, a2i = a1i, a1r = v0r, a1i = v0i;                                      \
+        a3r = v2r, a3i = v2i;                                                            \
+    }
+
+/* One radix: all butterflies of a pass. The inverse takes the same steps with real and
+ * imaginary parts exchanged, the roots first. */
+#undef TFB__FFT_LATER_1
+#undef TFB__FFT_LATER_2
+#undef TFB__FFT_LATER_3
+#undef TFB__FFT_LATER_4
+#undef TFB__FFT_LATER_5
+#undef TFB__FFT_LATER_7
+#undef TFB__FFT_LATER_8
+#undef TFB__FFT_NEW
+#undef TFB__FFT_RADIX
+#define TFB__FFT_LATER_1(X) X(1) /* step 0: the same row, turned */
+#define TFB__FFT_LATER_2(X) X(1)
+#define TFB__FFT_LATER_3(X) X(1) X(2)
+#define TFB__FFT_LATER_4(X) X(1) X(2) X(3)
+#define TFB__FFT_LATER_5(X) TFB__FFT_LATER_4(X) X(4)
+#define TFB__FFT_LATER_7(X) TFB__FFT_LATER_5(X) X(5) X(6)
+#define TFB__FFT_LATER_8(X) TFB__FFT_LATER_7(X) X(7)
+#define TFB__FFT_NEW(q)     TFB__C_NEW(a##q);
+/* clang-format off */
+#define TFB__FFT_RADIX(R)                                                                \
+    TFB__INLINE void TFB__FN(fft_one_##R)(float *re, float *im, tfb_idx step,            \
+                                          const float *w, int before, int after) {       \
+        tfb_idx l;                                                                       \
+        for (l = 0; l < TFB__PANEL; l += TFB__VW, re += TFB__VW, im += TFB__VW) {        \
+            TFB__FFT_NEW(0)                                                              \
+            TFB__FFT_LATER_##R(TFB__FFT_NEW)                                             \
+            TFB__C_LOAD(0)                                                               \
+            TFB__FFT_LATER_##R(TFB__C_LOAD)                                              \
+            if (before) {                                                                \
+                TFB__FFT_LATER_##R(TFB__C_TURN)                                          \
+            }                                                                            \
+            TFB__DFT_##R                                                                 \
+            if (after) {                                                                 \
+                TFB__FFT_LATER_##R(TFB__C_TURN)                                          \
+            }                                                                            \
+            TFB__C_STORE(0)                                                              \
+            TFB__FFT_LATER_##R(TFB__C_STORE)                                             \
+        }                                                                                \
+    }                                                                                    \
+    TFB__INLINE void TFB__FN(fft_loop_##R)(const tfb__fft *s, float *re, float *im,      \
+                                           int before, int after) {                      \
+        tfb_idx i, j;                                                                    \
+        for (j = 0; j < s->outer; j++) {                                                 \
+            const tfb_idx at = j * s->outer_step;                                        \
+            const float *w = s->w + j * s->w_outer;                                      \
+            for (i = 0; i < s->inner; i++, w += s->w_inner)                              \
+                TFB__CALL(fft_one_##R, re + at + i * s->inner_step,                      \
+                          im + at + i * s->inner_step, s->step, w, before, after);       \
+        }                                                                                \
+    }                                                                                    \
+    static TFB__NOINLINE void TFB__FN(fft_##R)(const tfb__fft *s) {                      \
+        float *re = s->z, *im = s->z + TFB__PANEL;                                       \
+        if (!s->turned && s->inverse) TFB__CALL(fft_loop_##R, s, im, re, 0, 0);          \
+        else if (!s->turned) TFB__CALL(fft_loop_##R, s, re, im, 0, 0);                   \
+        else if (s->inverse) TFB__CALL(fft_loop_##R, s, im, re, 1, 0);                   \
+        else TFB__CALL(fft_loop_##R, s, re, im, 0, 1);                                   \
+    }
+/* clang-format on */
+TFB__FFT_RADIX(1)
+TFB__FFT_RADIX(2)
+TFB__FFT_RADIX(3)
+TFB__FFT_RADIX(4)
+TFB__FFT_RADIX(5)
+TFB__FFT_RADIX(7)
+TFB__FFT_RADIX(8)
+
+static void TFB__FN(fft)(const tfb__fft *s) {
+    switch (s->radix) {
+    case 1: TFB__CALL(fft_1, s); break;
+    case 2: TFB__CALL(fft_2, s); break;
+    case 3: TFB__CALL(fft_3, s); break;
+    case 4: TFB__CALL(fft_4, s); break;
+    case 5: TFB__CALL(fft_5, s); break;
+    case 7: TFB__CALL(fft_7, s); break;
+    default: TFB__CALL(fft_8, s); break;
+    }
+}
+
+/* Rows p and its mate q hold the values of frequencies k and -k of even + i odd places.
+ * E = p + conj q and D = p - conj q are twice the spectra of both, D that of i odd. */
+TFB__INLINE void TFB__FN(spectrum_pair)(const tfb__spectrum *s, float *p, float *q,
+                                        const float *w, float *h) {
+    tfb_idx l;
+    for (l = 0; l < TFB__PANEL; l += TFB__VW, p += TFB__VW, q += TFB__VW, h += TFB__VW) {
+        const TFB__VF pr = TFB__VLOAD(p), pi = TFB__VLOAD(p + 16);
+        const TFB__VF qr = TFB__VLOAD(q), qi = TFB__VLOAD(q + 16);
+        const TFB__VF er = TFB__VADD(pr, qr), ei = TFB__VSUB(pi, qi);
+        const TFB__VF dr = TFB__VSUB(pr, qr), di = TFB__VADD(pi, qi);
+        if (s->keep) {
+            const TFB__VF scale = TFB__VSET1(s->scale);
+            TFB__VSTORE(h, TFB__VMUL(er, scale));
+            TFB__VSTORE(h + 16, TFB__VMUL(ei, scale));
+            TFB__VSTORE(h + 32, TFB__VMUL(dr, scale));
+            TFB__VSTORE(h + 48, TFB__VMUL(di, scale));
+        } else {
+            const TFB__VF her = TFB__VLOAD(h), hei = TFB__VLOAD(h + 16);
+            const TFB__VF hdr = TFB__VLOAD(h + 32), hdi = TFB__VLOAD(h + 48);
+            const TFB__VF c = TFB__VSET1(w[0]), sn = TFB__VSET1(w[1]);
+            const TFB__VF tr = TFB__VMA(dr, c, TFB__VMUL(di, TFB__VSET1(w[2])));
+            const TFB__VF ti = TFB__VMA(dr, sn, TFB__VMUL(di, c));
+            /* y of even places: e he - w d hd (w has the sign); i times that of odd */
+            const TFB__VF yr = TFB__VSUB(TFB__VMA(er, her, TFB__VMUL(tr, hdr)),
+                                         TFB__VMA(ei, hei, TFB__VMUL(ti, hdi)));
+            const TFB__VF yi = TFB__VADD(TFB__VMA(er, hei, TFB__VMUL(tr, hdi)),
+                                         TFB__VMA(ei, her, TFB__VMUL(ti, hdr)));
+            const TFB__VF zr = TFB__VSUB(TFB__VMA(dr, her, TFB__VMUL(er, hdr)),
+                                         TFB__VMA(di, hei, TFB__VMUL(ei, hdi)));
+            const TFB__VF zi = TFB__VADD(TFB__VMA(dr, hei, TFB__VMUL(er, hdi)),
+                                         TFB__VMA(di, her, TFB__VMUL(ei, hdr)));
+            TFB__VSTORE(p, TFB__VADD(yr, zr));
+            TFB__VSTORE(p + 16, TFB__VADD(yi, zi));
+            TFB__VSTORE(q, TFB__VSUB(yr, zr));
+            TFB__VSTORE(q + 16, TFB__VSUB(zi, yi));
+        }
+    }
+}
+
+static void TFB__FN(spectrum)(const tfb__spectrum *s) {
+    float *h = s->h;
+    tfb_idx i;
+    for (i = 0; i < s->n; i++) {
+        const tfb_idx mate = s->mate[i];
+        if (s->same && mate < i) continue;
+        TFB__CALL(spectrum_pair, s, s->z + i * 32, s->z_mate + mate * 32, s->w + 3 * i,
+                  h);
+        h += 64;
+    }
+}
+
 #if TFB__PASS != TFB__PASS_SCALAR && TFB__TABLES
 extern const tfb__kernels TFB__FN(kernels);
 const tfb__kernels TFB__FN(kernels) = {
@@ -5410,6 +6062,9 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(merge),
     TFB__FN(conv),
     TFB__FN(scan),
+    TFB__FN(taps),
+    TFB__FN(fft),
+    TFB__FN(spectrum),
 };
 #undef TFB__STRING
 #undef TFB__STRING2
@@ -11297,7 +11952,957 @@ TFB__UNUSED static void tfb__ssd_ref(const tfb_tensor *x, const tfb_tensor *dt,
             }
 }
 
-/* ===== [20] MIXERS ================================================================== */
+/* ===== [20] LONG CONVOLUTIONS ======================================================= */
+/* Channels go in panels of 16. A task takes some samples of a panel: all places of x are
+ * copied to [places][16], whatever their strides, before outputs are written: so y may be
+ * x, and scratch depends on neither B nor C. */
+
+#define TFB__LONG_ROWS 32 /* of outputs that are kept before they are written */
+
+/* --- Fourier transforms of any length. --- */
+/* Complex rows are 16 real and 16 imaginary parts, lanes channels: real places 2 j and
+ * 2 j + 1 are complex row j without being moved. A transform leaves its values in the
+ * order of reversed digits, its inverse begins there, so nothing is ever sorted. */
+
+#define TFB__FFT_PASSES 24
+#define TFB__FFT_ROW    (2 * TFB__PANEL)
+#define TFB__FFT_NEAR   128  /* complex rows that stay in the first cache: 16 KB */
+#define TFB__FFT_LINES  2048 /* in the second: 256 KB */
+#define TFB__FFT_MOST   ((tfb_idx)1 << 28)
+
+/* cos and -sin of 2 pi j / n, and sin, as kernels want roots: by eighths of a turn, which
+ * are exact, and Taylor polynomials, whose error is 1e-10. */
+static void tfb__root(tfb_idx j, tfb_idx n, float *w) {
+    const tfb_idx eighth = 8 * j / n, rest = 8 * j - eighth * n;
+    const tfb_idx odd = eighth & 1, from = odd ? n - rest : rest;
+    const double t = (double)from / (double)n * 0.78539816339744830962, q = t * t;
+    double s = -1.0 / 39916800, c = -1.0 / 3628800, swap;
+    s = t * (1 + q * (-1.0 / 6 +
+                      q * (1.0 / 120 + q * (-1.0 / 5040 + q * (1.0 / 362880 + q * s)))));
+    c = 1 + q * (-0.5 + q * (1.0 / 24 + q * (-1.0 / 720 + q * (1.0 / 40320 + q * c))));
+    if ((eighth + 1) & 2) swap = s, s = c, c = swap;
+    if (eighth >= 4) s = -s;
+    if (((eighth + 2) & 7) >= 4) c = -c;
+    w[0] = (float)c;
+    w[1] = (float)-s;
+    w[2] = (float)s;
+}
+
+/* The radices of a length: odd ones first, eights last; -1 if there is another prime. */
+static int tfb__fft_radices(tfb_idx n, int *radix) {
+    static const int primes[] = {7, 5, 3};
+    int i, twos = 0, passes = 0;
+    for (i = 0; i < 3; i++)
+        for (; n % primes[i] == 0; n /= primes[i]) radix[passes++] = primes[i];
+    for (; n % 2 == 0; n /= 2) twos++;
+    if (n != 1) return -1;
+    if (twos == 1) radix[passes++] = 2;
+    for (; twos > 1 && twos % 3; twos -= 2) radix[passes++] = 4;
+    for (; twos > 1; twos -= 3) radix[passes++] = 8;
+    return passes;
+}
+
+/* The length from `need` on whose transform takes least. A pass costs a place so much:
+ * its vector operations, loads and stores. */
+static tfb_idx tfb__fft_good(tfb_idx need) {
+    static const int cost[9] = {0, 0, 8, 11, 11, 14, 0, 17, 14};
+    tfb_idx n7, n5, n3, n, best = need, least = -1;
+    if (need > TFB__FFT_MOST) return need;
+    for (n7 = 1; n7 < 2 * need; n7 *= 7)
+        for (n5 = n7; n5 < 2 * need; n5 *= 5)
+            for (n3 = n5; n3 < 2 * need; n3 *= 3) {
+                int radix[TFB__FFT_PASSES], passes, i;
+                tfb_idx all = 1;
+                for (n = n3; n < need; n *= 2) {}
+                passes = tfb__fft_radices(n, radix);
+                for (i = 0; i < passes; i++) all += cost[radix[i]];
+                if (least >= 0 && all * n >= least) continue;
+                least = all * n;
+                best = n;
+            }
+    return best;
+}
+
+/* A length with the roots of its passes. mate[p] is where the negative of the frequency
+ * at p stands. */
+typedef struct tfb__fft_plan {
+    tfb_idx n;
+    int passes, radix[TFB__FFT_PASSES];
+    float *w[TFB__FFT_PASSES];
+    int32_t *mate;
+} tfb__fft_plan;
+
+/* Where frequency k stands: in order if there are no passes, by way of a chirp. */
+static tfb_idx tfb__fft_place(const tfb__fft_plan *p, tfb_idx k) {
+    tfb_idx n = p->n, at = 0;
+    int i;
+    if (!p->passes) return k;
+    for (i = 0; i < p->passes; i++) {
+        n /= p->radix[i];
+        at += k % p->radix[i] * n;
+        k /= p->radix[i];
+    }
+    return at;
+}
+
+/* n of some type at the next multiple of 64 bytes; only counts if there is no memory. */
+static void *tfb__long_place(char *memory, size_t *used, tfb_idx n, size_t bytes) {
+    char *at = memory ? memory + *used : NULL;
+    *used = tfb__size_add(*used, tfb__round64(tfb__size_mul((size_t)n, bytes)));
+    return at;
+}
+
+static void tfb__fft_carve(tfb__fft_plan *p, char *memory, size_t *used) {
+    tfb_idx n = p->n;
+    int i;
+    for (i = 0; i < p->passes; i++) {
+        const tfb_idx r = p->radix[i];
+        n /= r;
+        p->w[i] = (float *)tfb__long_place(memory, used, 3 * (r - 1) * n, sizeof(float));
+    }
+    p->mate = (int32_t *)tfb__long_place(memory, used, p->n, sizeof(int32_t));
+}
+
+static void tfb__fft_fill(const tfb__fft_plan *p) {
+    tfb_idx n = p->n, j, q;
+    int i;
+    for (i = 0; i < p->passes; i++) {
+        const tfb_idx all = n, r = p->radix[i];
+        float *w = p->w[i];
+        n /= r;
+        for (j = 0; j < n; j++)
+            for (q = 1; q < r; q++, w += 3) tfb__root(j * q, all, w);
+    }
+    for (j = 0; j < p->n; j++)
+        p->mate[tfb__fft_place(p, j)] = (int32_t)tfb__fft_place(p, j ? p->n - j : 0);
+}
+
+/* Pass i over blocks of n rows that stand one after the other. */
+static void tfb__fft_pass(const tfb__kernels *isa, const tfb__fft_plan *p, int i,
+                          float *z, tfb_idx n, tfb_idx blocks, int inverse) {
+    tfb__fft s;
+    s.radix = p->radix[i];
+    s.inverse = inverse;
+    s.inner = n / s.radix;
+    s.turned = s.inner > 1;
+    s.inner_step = TFB__FFT_ROW;
+    s.step = s.inner * TFB__FFT_ROW;
+    s.w_inner = 3 * (s.radix - 1);
+    s.outer = blocks;
+    s.outer_step = n * TFB__FFT_ROW;
+    s.w_outer = 0;
+    s.z = z;
+    s.w = p->w[i];
+    isa->fft(&s);
+}
+
+/* The transform from pass i on of n rows: depth first until all is near. */
+static void tfb__fft_row(const tfb__kernels *isa, const tfb__fft_plan *p, int i, float *z,
+                         tfb_idx n, int inverse) {
+    tfb_idx at, part;
+    int j;
+    if (i >= p->passes) return;
+    if (n <= TFB__FFT_NEAR) {
+        tfb_idx size[TFB__FFT_PASSES];
+        for (size[i] = n, j = i + 1; j < p->passes; j++)
+            size[j] = size[j - 1] / p->radix[j - 1];
+        for (j = i; !inverse && j < p->passes; j++)
+            tfb__fft_pass(isa, p, j, z, size[j], n / size[j], 0);
+        for (j = p->passes - 1; inverse && j >= i; j--)
+            tfb__fft_pass(isa, p, j, z, size[j], n / size[j], 1);
+        return;
+    }
+    part = n / p->radix[i];
+    if (!inverse) tfb__fft_pass(isa, p, i, z, n, 1, 0);
+    for (at = 0; at < n; at += part)
+        tfb__fft_row(isa, p, i + 1, z + at * TFB__FFT_ROW, part, inverse);
+    if (inverse) tfb__fft_pass(isa, p, i, z, n, 1, 1);
+}
+
+/* The transforms of `count` neighbouring columns whose rows are `pitch` rows apart. */
+static void tfb__fft_columns(const tfb__kernels *isa, const tfb__fft_plan *p, float *z,
+                             tfb_idx pitch, tfb_idx count, int inverse) {
+    const tfb_idx row = pitch * TFB__FFT_ROW;
+    tfb_idx n[TFB__FFT_PASSES + 1], b;
+    int i, j;
+    for (n[0] = p->n, i = 0; i < p->passes; i++) n[i + 1] = n[i] / p->radix[i];
+    for (j = 0; j < p->passes; j++) {
+        tfb__fft s;
+        i = inverse ? p->passes - 1 - j : j;
+        s.radix = p->radix[i];
+        s.inverse = inverse;
+        s.turned = n[i + 1] > 1;
+        s.inner = count;
+        s.inner_step = TFB__FFT_ROW;
+        s.w_inner = 0;
+        s.outer = n[i + 1];
+        s.outer_step = row;
+        s.w_outer = 3 * (s.radix - 1);
+        s.step = n[i + 1] * row;
+        s.w = p->w[i];
+        for (b = 0; b < p->n; b += n[i]) {
+            s.z = z + b * row;
+            isa->fft(&s);
+        }
+    }
+}
+
+/* --- Transforms of lengths with other primes: Bluestein 1970. --- */
+/* X[k] = w[k] sum over j of (x[j] w[j]) / w[k - j], w[j] = e^(-i pi j^2 / n): a
+ * convolution, done with a good length. */
+typedef struct tfb__chirp {
+    tfb__fft_plan inner; /* n 0: not needed */
+    float *w, *spectrum; /* w, n of them; what 1 / w becomes, over inner.n */
+} tfb__chirp;
+
+/* Rows become their product with roots. */
+static void tfb__fft_turn(const tfb__kernels *isa, float *z, tfb_idx rows, tfb_idx count,
+                          const float *w) {
+    tfb__fft s;
+    memset((void *)&s, 0, sizeof s);
+    s.radix = s.turned = 1;
+    s.inner = count;
+    s.inner_step = TFB__FFT_ROW;
+    s.outer = rows;
+    s.outer_step = count * TFB__FFT_ROW;
+    s.w_outer = 3;
+    s.z = z;
+    s.w = w;
+    isa->fft(&s);
+}
+
+/* room: inner.n complex rows. */
+static void tfb__chirp_fill(const tfb__kernels *isa, const tfb__chirp *c, tfb_idx n,
+                            float *room) {
+    const tfb_idx all = c->inner.n;
+    tfb_idx j, l;
+    tfb__fft_fill(&c->inner);
+    memset((void *)room, 0, (size_t)(all * TFB__FFT_ROW) * sizeof *room);
+    for (j = 0; j < n; j++) {
+        float *to = room + j * TFB__FFT_ROW, *w = c->w + 3 * j;
+        float *mirror = room + (j ? all - j : 0) * TFB__FFT_ROW;
+        tfb__root((tfb_idx)((uint64_t)j * (uint64_t)j % (uint64_t)(2 * n)), 2 * n, w);
+        for (l = 0; l < TFB__PANEL; l++) {
+            to[l] = mirror[l] = w[0];
+            to[l + TFB__PANEL] = mirror[l + TFB__PANEL] = w[2];
+        }
+    }
+    tfb__fft_row(isa, &c->inner, 0, room, all, 0);
+    for (j = 0; j < all; j++) {
+        const float *from = room + j * TFB__FFT_ROW;
+        c->spectrum[3 * j] = from[0] / (float)all;
+        c->spectrum[3 * j + 1] = from[TFB__PANEL] / (float)all;
+        c->spectrum[3 * j + 2] = -c->spectrum[3 * j + 1];
+    }
+}
+
+/* As tfb__fft_columns, frequencies in order. The inverse is the transform with negative
+ * frequencies. */
+static void tfb__chirp_columns(const tfb__kernels *isa, const tfb__chirp *c, tfb_idx n,
+                               float *z, tfb_idx pitch, tfb_idx count, int inverse,
+                               float *room) {
+    const size_t row = (size_t)(count * TFB__FFT_ROW) * sizeof *room;
+    const tfb_idx step = count * TFB__FFT_ROW;
+    tfb_idx j;
+    for (j = 0; j < n; j++)
+        memcpy((void *)(room + j * step), (const void *)(z + j * pitch * TFB__FFT_ROW),
+               row);
+    memset((void *)(room + n * step), 0, row * (size_t)(c->inner.n - n));
+    tfb__fft_turn(isa, room, n, count, c->w);
+    tfb__fft_columns(isa, &c->inner, room, count, count, 0);
+    tfb__fft_turn(isa, room, c->inner.n, count, c->spectrum);
+    tfb__fft_columns(isa, &c->inner, room, count, count, 1);
+    tfb__fft_turn(isa, room, n, count, c->w);
+    for (j = 0; j < n; j++)
+        memcpy((void *)(z + (inverse && j ? n - j : j) * pitch * TFB__FFT_ROW),
+               (const void *)(room + j * step), row);
+}
+
+/* --- Convolution by transforms. --- */
+/* Where the places of a transformed axis come from: the first `head` from place `from` of
+ * the tensor on, going round, the last `tail` from its place tail_from on, others are 0. */
+typedef struct tfb__fft_axis {
+    tfb_idx head, from, tail, tail_from;
+} tfb__fft_axis;
+
+/* Extents are n[0] x n[1] x n[2], in complex rows; rows of them are pitch rows apart,
+ * planes `plane` rows, which are odd numbers so that columns use all of a cache. */
+typedef struct tfb__fft_grid {
+    tfb__fft_plan axis[3];
+    tfb__chirp chirp[2];
+    tfb__fft_axis x[3], k[3];
+    tfb_idx pitch, plane, room; /* room: of a chirp, in complex rows */
+    float *w;                   /* of frequency k: -e^(-2 pi i k / n[2]) */
+    size_t table_bytes, spectrum_bytes;
+} tfb__fft_grid;
+
+/* --- Calls. --- */
+/* A call as resolved: three spatial axes, those in front with extent 1; a causal axis is
+ * one of zeros with the taps of negative lag cut off. */
+typedef struct tfb__long_call {
+    tfb_tensor x, k, y, shortcut; /* [B, n0, n1, n2, C]; shortcut: ndim 0 if absent */
+    tfb_idx n[3], taps[3], origin[3], places, all_taps;
+    int circular[3], fft;
+    tfb_idx groups; /* of samples: so many tasks are there for a panel */
+    tfb__fft_grid grid;
+    char *kept; /* tables and spectra of kernels, or NULL */
+    size_t worker_bytes;
+    char *scratch;
+    const tfb__kernels *isa;
+} tfb__long_call;
+
+/* A worker's memory: z to chirp of transforms, the others but y of direct sums. */
+typedef struct tfb__long_room {
+    float *x, *k, *y, *turned, *shortcut, *block, *z, *h, *chirp;
+    tfb__taps *taps;
+} tfb__long_room;
+
+static size_t tfb__long_carve(const tfb__long_call *s, char *memory, tfb__long_room *m) {
+    const tfb__fft_grid *g = &s->grid;
+    const size_t row = TFB__PANEL * sizeof *m->x;
+    size_t used = 0;
+    memset((void *)m, 0, sizeof *m);
+    m->y = (float *)tfb__long_place(memory, &used, TFB__LONG_ROWS, row);
+    m->turned = (float *)tfb__long_place(memory, &used, TFB__LONG_ROWS, row);
+    m->shortcut = (float *)tfb__long_place(memory, &used, 1, row);
+    if (s->fft) {
+        const tfb_idx h = s->kept ? 0 : (tfb_idx)g->spectrum_bytes;
+        m->z = (float *)tfb__long_place(memory, &used, g->plane * g->axis[0].n, 2 * row);
+        m->h = (float *)tfb__long_place(memory, &used, h, 1);
+        m->chirp = (float *)tfb__long_place(memory, &used, g->room, 2 * row);
+        return used;
+    }
+    m->x = (float *)tfb__long_place(memory, &used, s->places, row);
+    m->k = (float *)tfb__long_place(memory, &used, s->all_taps, row);
+    m->block = (float *)tfb__long_place(memory, &used, TFB__TAP_OUTPUTS, row);
+    m->taps = (tfb__taps *)tfb__long_place(memory, &used, 1, sizeof *m->taps);
+    return used;
+}
+
+/* Sample b of a panel of t, all its places, n channels from c on. */
+static void tfb__long_in(const tfb__long_call *s, const tfb_tensor *t, tfb_idx b,
+                         tfb_idx c, tfb_idx n, float *panel) {
+    const tfb_idx *st = t->stride, rows = t->shape[1] * t->shape[2], row = t->shape[3];
+    tfb_idx i;
+    for (i = 0; i < rows; i++)
+        tfb__panel_in(s->isa,
+                      (const float *)t->data + b * st[0] + i / t->shape[2] * st[1] +
+                          i % t->shape[2] * st[2] + c * st[4],
+                      st[4], st[3], row, n, panel + i * row * TFB__PANEL);
+}
+
+/* Flushes the runs collected; last: they are the last of a block. */
+static void tfb__long_flush(const tfb__long_call *s, tfb__taps *t, int last) {
+    t->last = last;
+    if (t->runs || t->met) s->isa->taps(t);
+    t->runs = 0;
+}
+
+/* Inputs of the row at `row` (its first place) for outputs at .. of the last axis, at
+ * kernel row k, in ascending order; *block is the block of the run before. */
+static void tfb__long_row(const tfb__long_call *s, const tfb__long_room *m, tfb_idx at,
+                          tfb_idx row, tfb_idx k, tfb_idx *block) {
+    const tfb_idx N = s->n[2], K = s->taps[2], lag = at + s->origin[2];
+    tfb__taps *t = m->taps;
+    tfb_idx begin, end, turn;
+    for (begin = 0; begin < N; begin = end) {
+        end = TFB__MIN(N, ((row + begin) / TFB__BLOCK + 1) * TFB__BLOCK - row);
+        for (turn = -s->circular[2]; turn <= s->circular[2]; turn++) {
+            const tfb_idx tap = lag + turn * N;
+            const tfb_idx lo = TFB__MAX(begin, tap - K + 1);
+            const tfb_idx hi = TFB__MIN(end, tap + t->outputs);
+            tfb__tap_run *run;
+            if (lo >= hi) continue;
+            if ((row + lo) / TFB__BLOCK != *block) tfb__long_flush(s, t, 1);
+            else if (t->runs == TFB__TAP_RUNS) tfb__long_flush(s, t, 0);
+            run = t->run + t->runs++;
+            *block = (row + lo) / TFB__BLOCK;
+            run->x = m->x + (row + lo) * TFB__PANEL;
+            run->k = m->k + k * TFB__PANEL;
+            run->inputs = hi - lo;
+            run->tap = tap - lo;
+        }
+    }
+}
+
+/* Which tap of an axis output n has for input m, if that is one. */
+static tfb_idx tfb__long_tap(const tfb__long_call *s, int axis, tfb_idx n, tfb_idx m) {
+    const tfb_idx tap = n + s->origin[axis] - m, N = s->n[axis];
+    if (!s->circular[axis]) return tap;
+    return tap < 0 ? tap + N : tap >= N ? tap - N : tap;
+}
+
+/* The inputs lo .. hi - 1 of an axis hold all that output n needs. */
+static void tfb__long_reach(const tfb__long_call *s, int axis, tfb_idx n, tfb_idx *lo,
+                            tfb_idx *hi) {
+    const tfb_idx last = n + s->origin[axis], first = last - s->taps[axis] + 1;
+    *lo = TFB__MAX(first, 0);
+    *hi = TFB__MIN(last + 1, s->n[axis]);
+    if (s->circular[axis] && (first < 0 || last >= s->n[axis])) *lo = 0, *hi = s->n[axis];
+}
+
+/* t->outputs outputs from place `at` of the last axis on, into t->sum. */
+static void tfb__long_outputs(const tfb__long_call *s, const tfb__long_room *m,
+                              const tfb_idx *at) {
+    tfb_idx i, j, lo0, hi0, lo1, hi1, block = -1;
+    tfb__taps *t = m->taps;
+    t->met = t->begun = 0;
+    t->runs = 0;
+    tfb__long_reach(s, 0, at[0], &lo0, &hi0);
+    tfb__long_reach(s, 1, at[1], &lo1, &hi1);
+    for (i = lo0; i < hi0; i++) {
+        const tfb_idx k0 = tfb__long_tap(s, 0, at[0], i);
+        if (k0 < 0 || k0 >= s->taps[0]) continue;
+        for (j = lo1; j < hi1; j++) {
+            const tfb_idx k1 = tfb__long_tap(s, 1, at[1], j);
+            if (k1 < 0 || k1 >= s->taps[1]) continue;
+            tfb__long_row(s, m, at[2], (i * s->n[1] + j) * s->n[2],
+                          (k0 * s->taps[1] + k1) * s->taps[2], &block);
+        }
+    }
+    tfb__long_flush(s, t, 1);
+}
+
+/* Some outputs of a row of the last axis, from place at[2] on, n channels from c on. */
+static void tfb__long_rows(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                           tfb_idx *at, tfb_idx rows, tfb_idx c, tfb_idx n) {
+    const tfb_idx *st = s->y.stride, first = at[2];
+    const float *x = m->x + ((at[0] * s->n[1] + at[1]) * s->n[2] + first) * TFB__PANEL;
+    tfb_idx i, l;
+    for (i = 0; i < rows; i += m->taps->outputs) {
+        at[2] = first + i;
+        m->taps->outputs = (int)TFB__MIN(TFB__TAP_OUTPUTS, rows - i);
+        m->taps->sum = m->y + i * TFB__PANEL;
+        tfb__long_outputs(s, m, at);
+    }
+    for (i = 0; s->shortcut.ndim && i < rows * TFB__PANEL; i += TFB__PANEL)
+        for (l = 0; l < TFB__PANEL; l++)
+            m->y[i + l] = TFB__FMA(m->shortcut[l], x[i + l], m->y[i + l]);
+    tfb__panel_out(s->isa, m->y, rows, n,
+                   (float *)s->y.data + b * st[0] + at[0] * st[1] + at[1] * st[2] +
+                       first * st[3] + c * st[4],
+                   st[4], st[3], m->turned);
+}
+
+static void tfb__long_direct(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                             tfb_idx c, tfb_idx n) {
+    tfb_idx at[3];
+    m->taps->taps = s->taps[2];
+    m->taps->block = m->block;
+    memset((void *)m->block, 0, TFB__TAP_OUTPUTS * TFB__PANEL * sizeof *m->block);
+    for (at[0] = 0; at[0] < s->n[0]; at[0]++)
+        for (at[1] = 0; at[1] < s->n[1]; at[1]++) {
+            tfb_idx i;
+            for (i = 0; i < s->n[2]; i += TFB__LONG_ROWS) {
+                at[2] = i;
+                tfb__long_rows(s, m, b, at, TFB__MIN(TFB__LONG_ROWS, s->n[2] - i), c, n);
+            }
+        }
+}
+
+/* Which place of the tensor place p of n of a transformed axis comes from, -1 if none. */
+static tfb_idx tfb__fft_source(const tfb__fft_axis *a, tfb_idx n, tfb_idx extent,
+                               tfb_idx p) {
+    if (p < a->head) return (a->from + p) % extent;
+    return p >= n - a->tail ? a->tail_from + p - (n - a->tail) : -1;
+}
+
+/* The row of t at `from`, its places `step` apart, n channels, into complex row z on. */
+static void tfb__fft_fetch(const tfb__long_call *s, const tfb__fft_axis *a,
+                           const tfb_tensor *t, const float *from, tfb_idx n, float *z) {
+    const tfb_idx extent = t->shape[3], step = t->stride[3], ls = t->stride[4];
+    const tfb_idx all = 2 * s->grid.axis[2].n, gap = all - a->tail - a->head;
+    tfb_idx i, count;
+    for (i = 0; i < a->head; i += count) {
+        const tfb_idx at = (a->from + i) % extent;
+        count = TFB__MIN(a->head - i, extent - at);
+        tfb__panel_in(s->isa, from + at * step, ls, step, count, n, z + i * TFB__PANEL);
+    }
+    memset((void *)(z + a->head * TFB__PANEL), 0, (size_t)(gap * TFB__PANEL) * sizeof *z);
+    if (a->tail)
+        tfb__panel_in(s->isa, from + a->tail_from * step, ls, step, a->tail, n,
+                      z + (all - a->tail) * TFB__PANEL);
+}
+
+static void tfb__long_columns(const tfb__long_call *s, const tfb__long_room *m, int axis,
+                              float *z, int inverse) {
+    const tfb__fft_grid *g = &s->grid;
+    const tfb__fft_plan *p = &g->axis[axis];
+    const tfb__chirp *c = &g->chirp[axis];
+    const tfb_idx pitch = axis ? g->pitch : g->plane, all = g->axis[2].n;
+    const tfb_idx some = TFB__MAX(1, TFB__FFT_LINES / (c->inner.n ? c->inner.n : p->n));
+    tfb_idx i;
+    for (i = 0; i < all; i += some) {
+        const tfb_idx n = TFB__MIN(some, all - i);
+        float *at = z + i * TFB__FFT_ROW;
+        if (c->inner.n)
+            tfb__chirp_columns(s->isa, c, p->n, at, pitch, n, inverse, m->chirp);
+        else tfb__fft_columns(s->isa, p, at, pitch, n, inverse);
+    }
+}
+
+/* The transform of sample b of t, n channels from c on, into m->z. */
+static void tfb__long_forward(const tfb__long_call *s, const tfb__long_room *m,
+                              const tfb_tensor *t, const tfb__fft_axis *a, tfb_idx b,
+                              tfb_idx c, tfb_idx n) {
+    const tfb__fft_grid *g = &s->grid;
+    const tfb_idx *st = t->stride, F0 = g->axis[0].n, F1 = g->axis[1].n;
+    const float *from = (const float *)t->data + b * st[0] + c * st[4];
+    tfb_idx i, j;
+    for (i = 0; i < F0; i++) {
+        const tfb_idx i0 = tfb__fft_source(&a[0], F0, t->shape[1], i);
+        float *plane = m->z + i * g->plane * TFB__FFT_ROW;
+        for (j = 0; j < F1; j++) {
+            const tfb_idx i1 = tfb__fft_source(&a[1], F1, t->shape[2], j);
+            float *z = plane + j * g->pitch * TFB__FFT_ROW;
+            if (i0 < 0 || i1 < 0) {
+                memset((void *)z, 0, (size_t)(g->axis[2].n * TFB__FFT_ROW) * sizeof *z);
+                continue;
+            }
+            tfb__fft_fetch(s, &a[2], t, from + i0 * st[1] + i1 * st[2], n, z);
+            tfb__fft_row(s->isa, &g->axis[2], 0, z, g->axis[2].n, 0);
+        }
+        if (F1 > 1 && i0 >= 0) tfb__long_columns(s, m, 1, plane, 0);
+    }
+    for (j = 0; F0 > 1 && j < F1; j++)
+        tfb__long_columns(s, m, 0, m->z + j * g->pitch * TFB__FFT_ROW, 0);
+}
+
+/* Products of m->z with h; keep: h from m->z. */
+static void tfb__long_product(const tfb__long_call *s, const tfb__long_room *m, float *h,
+                              int keep) {
+    const tfb__fft_grid *g = &s->grid;
+    const tfb_idx F0 = g->axis[0].n, F1 = g->axis[1].n;
+    tfb__spectrum t;
+    tfb_idx i;
+    t.n = g->axis[2].n;
+    t.mate = g->axis[2].mate;
+    t.w = g->w;
+    t.h = h;
+    t.keep = keep;
+    t.scale = 0.25f / ((float)F0 * (float)F1 * (float)t.n);
+    for (i = 0; i < F0 * F1; i++) {
+        const tfb_idx p0 = i / F1, p1 = i % F1;
+        const tfb_idx q0 = g->axis[0].mate[p0], q1 = g->axis[1].mate[p1];
+        if (q0 * F1 + q1 < i) continue;
+        t.z = m->z + (p0 * g->plane + p1 * g->pitch) * TFB__FFT_ROW;
+        t.z_mate = m->z + (q0 * g->plane + q1 * g->pitch) * TFB__FFT_ROW;
+        t.same = q0 * F1 + q1 == i;
+        s->isa->spectrum(&t);
+        t.h += (t.same ? t.n / 2 + 1 : t.n) * 2 * TFB__FFT_ROW;
+    }
+}
+
+/* A row of the output, which begins at z. */
+static void tfb__long_out(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                          tfb_idx i0, tfb_idx i1, tfb_idx c, tfb_idx n, float *z) {
+    const tfb_idx *xs = s->x.stride, *ys = s->y.stride;
+    const float *x = (const float *)s->x.data + b * xs[0] + i0 * xs[1] + i1 * xs[2];
+    float *y = (float *)s->y.data + b * ys[0] + i0 * ys[1] + i1 * ys[2] + c * ys[4];
+    tfb_idx i, j, l, rows;
+    for (i = 0; i < s->n[2]; i += rows, z += rows * TFB__PANEL) {
+        rows = TFB__MIN(TFB__LONG_ROWS, s->n[2] - i);
+        if (s->shortcut.ndim)
+            tfb__panel_in(s->isa, x + i * xs[3] + c * xs[4], xs[4], xs[3], rows, n, m->y);
+        for (j = 0; s->shortcut.ndim && j < rows * TFB__PANEL; j += TFB__PANEL)
+            for (l = 0; l < TFB__PANEL; l++)
+                z[j + l] = TFB__FMA(m->shortcut[l], m->y[j + l], z[j + l]);
+        tfb__panel_out(s->isa, z, rows, n, y + i * ys[3], ys[4], ys[3], m->turned);
+    }
+}
+
+/* From m->z to sample b of y. */
+static void tfb__long_inverse(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                              tfb_idx c, tfb_idx n) {
+    const tfb__fft_grid *g = &s->grid;
+    const tfb_idx F0 = g->axis[0].n, F1 = g->axis[1].n;
+    tfb_idx i, j;
+    for (j = 0; F0 > 1 && j < F1; j++)
+        tfb__long_columns(s, m, 0, m->z + j * g->pitch * TFB__FFT_ROW, 1);
+    for (i = 0; i < s->n[0]; i++) {
+        float *plane = m->z + i * g->plane * TFB__FFT_ROW;
+        if (F1 > 1) tfb__long_columns(s, m, 1, plane, 1);
+        for (j = 0; j < s->n[1]; j++) {
+            float *z = plane + j * g->pitch * TFB__FFT_ROW;
+            tfb__fft_row(s->isa, &g->axis[2], 0, z, g->axis[2].n, 1);
+            tfb__long_out(s, m, b, i, j, c, n, z);
+        }
+    }
+}
+
+/* The spectrum of a kernel: of sample b, or of all. */
+static float *tfb__long_kept(const tfb__long_call *s, tfb_idx b, tfb_idx c) {
+    const tfb_idx kernels = s->k.stride[0] ? s->x.shape[0] : 1;
+    const tfb_idx i = c / TFB__PANEL * kernels + (kernels > 1 ? b : 0);
+    return (float *)(void *)(s->kept + s->grid.table_bytes +
+                             s->grid.spectrum_bytes * (size_t)i);
+}
+
+static void tfb__long_keep_one(const tfb__long_call *s, const tfb__long_room *m,
+                               tfb_idx b, tfb_idx c, tfb_idx n, float *h) {
+    tfb__long_forward(s, m, &s->k, s->grid.k, b, c, n);
+    tfb__long_product(s, m, h, 1);
+}
+
+/* One sample by transforms; fresh: it is the first with its kernel. */
+static void tfb__long_transformed(const tfb__long_call *s, const tfb__long_room *m,
+                                  tfb_idx b, tfb_idx c, tfb_idx n, int fresh) {
+    float *h = s->kept ? tfb__long_kept(s, b, c) : m->h;
+    if (!s->kept && fresh) tfb__long_keep_one(s, m, b, c, n, h);
+    tfb__long_forward(s, m, &s->x, s->grid.x, b, c, n);
+    tfb__long_product(s, m, h, 0);
+    tfb__long_inverse(s, m, b, c, n);
+}
+
+static void tfb__long_task(void *arg, tfb_idx task, int worker) {
+    const tfb__long_call *s = (const tfb__long_call *)arg;
+    const tfb_idx c = task / s->groups * TFB__PANEL, group = task % s->groups;
+    const tfb_idx B = s->x.shape[0], begin = B * group / s->groups;
+    const tfb_idx end = B * (group + 1) / s->groups;
+    const tfb_idx n = TFB__MIN(TFB__PANEL, s->x.shape[4] - c);
+    tfb__long_room m;
+    tfb_idx b;
+    tfb__long_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &m);
+    tfb__panel_of(s->isa, &s->shortcut, 0, c, n, m.shortcut);
+    for (b = begin; b < end; b++) {
+        const int fresh = b == begin || s->k.stride[0] != 0;
+        if (s->fft) {
+            tfb__long_transformed(s, &m, b, c, n, fresh);
+            continue;
+        }
+        if (fresh) tfb__long_in(s, &s->k, b, c, n, m.k);
+        tfb__long_in(s, &s->x, b, c, n, m.x);
+        tfb__long_direct(s, &m, b, c, n);
+    }
+}
+
+/* Fills one spectrum of s->kept. */
+static void tfb__long_keep_task(void *arg, tfb_idx task, int worker) {
+    const tfb__long_call *s = (const tfb__long_call *)arg;
+    const tfb_idx kernels = s->k.stride[0] ? s->x.shape[0] : 1;
+    const tfb_idx c = task / kernels * TFB__PANEL, b = task % kernels;
+    tfb__long_room m;
+    tfb__long_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &m);
+    tfb__long_keep_one(s, &m, b, c, TFB__MIN(TFB__PANEL, s->x.shape[4] - c),
+                       tfb__long_kept(s, b, c));
+}
+
+/* How long an axis is transformed. Lags lie between -ahead and back. Circular axes keep
+ * their length where it has small factors (two of places of the last axis make a row);
+ * the last axis is otherwise continued beyond its ends, which takes half the time of
+ * Bluestein's way; the others take that, as it needs half the memory. */
+static void tfb__long_axis(tfb__long_call *s, int i) {
+    tfb__fft_grid *g = &s->grid;
+    tfb__fft_plan *p = &g->axis[i];
+    const tfb_idx N = s->n[i], K = s->taps[i], o = s->origin[i];
+    const tfb_idx back = TFB__MIN(K - 1 - o, N - 1), ahead = TFB__MIN(o, N - 1);
+    const int good = tfb__fft_radices(N, p->radix) >= 0 && (i < 2 || N % 2 == 0);
+    tfb_idx need = N + TFB__MAX(back, ahead);
+    tfb__fft_axis *x = &g->x[i], *k = &g->k[i];
+    x->head = N;
+    k->head = back + 1;
+    k->from = o;
+    k->tail = ahead;
+    k->tail_from = o - ahead;
+    if (s->circular[i] && i == 2 && !good) {
+        need = N + K - 1;
+        x->head = N + ahead;
+        x->tail = back;
+        x->tail_from = N - back;
+    }
+    if (s->circular[i] && (good || i < 2)) p->n = i == 2 ? N / 2 : N;
+    else p->n = tfb__fft_good(i == 2 ? (need + 1) / 2 : need);
+    if (s->circular[i] && i < 2 && !good) {
+        g->chirp[i].inner.n = tfb__fft_good(2 * N - 1);
+        g->chirp[i].inner.passes =
+            tfb__fft_radices(g->chirp[i].inner.n, g->chirp[i].inner.radix);
+    } else {
+        p->passes = tfb__fft_radices(p->n, p->radix);
+    }
+}
+
+/* Places what all workers read; memory NULL: only counts. */
+static size_t tfb__long_tables(tfb__fft_grid *g, char *memory) {
+    size_t used = 0;
+    int i;
+    for (i = 0; i < 3; i++) tfb__fft_carve(&g->axis[i], memory, &used);
+    g->w = (float *)tfb__long_place(memory, &used, 3 * g->axis[2].n, sizeof *g->w);
+    for (i = 0; i < 2; i++) {
+        tfb__chirp *c = &g->chirp[i];
+        if (!c->inner.n) continue;
+        tfb__fft_carve(&c->inner, memory, &used);
+        c->w = (float *)tfb__long_place(memory, &used, 3 * g->axis[i].n, sizeof *c->w);
+        c->spectrum =
+            (float *)tfb__long_place(memory, &used, 3 * c->inner.n, sizeof *c->spectrum);
+    }
+    return used;
+}
+
+static void tfb__long_sizes(tfb__long_call *s) {
+    tfb__fft_grid *g = &s->grid;
+    const tfb_idx F0 = g->axis[0].n, F1 = g->axis[1].n, n = g->axis[2].n;
+    const tfb_idx same = (F0 % 2 ? 1 : 2) * (F1 % 2 ? 1 : 2);
+    const tfb_idx rows = same * (n / 2 + 1) + (F0 * F1 - same) / 2 * n;
+    int i;
+    g->pitch = F0 * F1 > 1 ? n | 1 : n;
+    g->plane = F0 > 1 ? F1 * g->pitch | 1 : F1 * g->pitch;
+    for (i = 0; i < 2; i++)
+        if (g->chirp[i].inner.n)
+            g->room = TFB__MAX(g->room, TFB__MAX(g->chirp[i].inner.n, TFB__FFT_LINES));
+    g->table_bytes = tfb__long_tables(g, NULL);
+    g->spectrum_bytes = tfb__size_mul((size_t)rows, 2 * TFB__FFT_ROW * sizeof(float));
+}
+
+/* room: a worker's memory. */
+static void tfb__long_fill(tfb__long_call *s, float *room) {
+    tfb__fft_grid *g = &s->grid;
+    const tfb_idx n = g->axis[2].n;
+    tfb_idx k;
+    int i;
+    for (i = 0; i < 3; i++) tfb__fft_fill(&g->axis[i]);
+    for (k = 0; k < n; k++) {
+        float *w = g->w + 3 * tfb__fft_place(&g->axis[2], k);
+        tfb__root(k, n, w);
+        w[0] = -w[0], w[1] = -w[1], w[2] = -w[2];
+    }
+    for (i = 0; i < 2; i++)
+        if (g->chirp[i].inner.n)
+            tfb__chirp_fill(s->isa, &g->chirp[i], g->axis[i].n, room);
+}
+
+/* Are transforms likely to take less time than sums? */
+static int tfb__long_fft_wins(const tfb__long_call *s) {
+    return s->all_taps >= 64;
+}
+
+/* [B, .., C] as [B, n0, n1, n2, C]; one that all samples share gets stride 0. */
+static tfb_tensor tfb__long_view(const tfb_tensor *t, tfb_idx B, int axes) {
+    const int first = t->ndim - axes - 1;
+    tfb_tensor v = *t;
+    int i;
+    v.ndim = 5;
+    v.shape[0] = B;
+    v.stride[0] = first && B > 1 ? t->stride[0] : 0;
+    for (i = 1; i < 4; i++) {
+        const int from = i + axes - 4;
+        v.shape[i] = from < 0 ? 1 : t->shape[first + from];
+        v.stride[i] = from < 0 ? 0 : t->stride[first + from];
+    }
+    v.shape[4] = t->shape[t->ndim - 1];
+    v.stride[4] = t->stride[t->ndim - 1];
+    return v;
+}
+
+static tfb_status tfb__long_check_axis(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                       const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                       int i) {
+    const int axes = x->ndim - 2, at = k->ndim - axes - 1 + i;
+    const tfb_edge edge = o->edge[i];
+    TFB__REQUIRE((int)edge >= 0 && edge <= TFB_EDGE_CAUSAL, ctx, TFB_ERR_ARG,
+                 "%s: edge[%d] is %d, which is none", fn, (tfb_idx)i, (tfb_idx)edge);
+    TFB__REQUIRE(edge != TFB_EDGE_CAUSAL || axes == 1, ctx, TFB_ERR_ARG,
+                 "%s: edge[%d] is causal, x has %d axes, needs 1", fn, (tfb_idx)i,
+                 (tfb_idx)axes);
+    TFB__REQUIRE(k->shape[at] > 0, ctx, TFB_ERR_SHAPE, "%s: k.shape[%d] is 0", fn,
+                 (tfb_idx)at);
+    TFB__REQUIRE(edge != TFB_EDGE_CIRCULAR || k->shape[at] <= x->shape[i + 1], ctx,
+                 TFB_ERR_SHAPE, "%s: k.shape[%d] is %d, the circular axis of x has %d",
+                 fn, (tfb_idx)at, k->shape[at], x->shape[i + 1]);
+    return TFB_OK;
+}
+
+static tfb_status tfb__long_check(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                  const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                  const tfb_tensor *y) {
+    const int f32 = TFB__MASK(TFB_F32);
+    int i;
+    TFB__TRY(tfb__check(ctx, fn, "x", x, f32, 3, 5));
+    TFB__TRY(tfb__check(ctx, fn, "k", k, f32, x->ndim - 1, x->ndim));
+    TFB__TRY(tfb__check_extent(ctx, fn, "k", k, k->ndim - 1, x->shape[x->ndim - 1]));
+    if (k->ndim == x->ndim) TFB__TRY(tfb__check_extent(ctx, fn, "k", k, 0, x->shape[0]));
+    TFB__TRY(
+        tfb__check_vector(ctx, fn, "shortcut", o->shortcut, f32, x->shape[x->ndim - 1]));
+    for (i = 0; i < x->ndim - 2; i++) TFB__TRY(tfb__long_check_axis(ctx, fn, x, k, o, i));
+    TFB__REQUIRE((int)o->method >= 0 && o->method <= TFB_CONV_FFT, ctx, TFB_ERR_ARG,
+                 "%s: method is %d, which is none", fn, (tfb_idx)o->method);
+    TFB__TRY(tfb__check_shape(ctx, fn, "y", y, x->ndim, x->shape));
+    TFB__TRY(tfb__check_out(ctx, fn, "y", y));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 1));
+    TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "k", k, 0));
+    return tfb__check_alias(ctx, fn, "y", y, "shortcut", o->shortcut, 0);
+}
+
+static void tfb__long_resolve(const tfb_ctx *ctx, const tfb_tensor *x,
+                              const tfb_tensor *k, const tfb_long_conv_opts *o,
+                              const tfb_tensor *y, tfb__long_call *s) {
+    const int axes = x->ndim - 2;
+    tfb_idx panels;
+    int i;
+    memset((void *)s, 0, sizeof *s);
+    s->isa = ctx->isa;
+    s->x = tfb__long_view(x, x->shape[0], axes);
+    s->k = tfb__long_view(k, x->shape[0], axes);
+    s->y = tfb__long_view(y, x->shape[0], axes);
+    if (o->shortcut) s->shortcut = *o->shortcut;
+    for (i = 0; i < 3; i++) {
+        const tfb_edge edge = i + axes < 3 ? TFB_EDGE_ZERO : o->edge[i + axes - 3];
+        s->n[i] = s->x.shape[i + 1];
+        s->origin[i] = o->first_tap ? 0 : s->k.shape[i + 1] / 2;
+        s->circular[i] = edge == TFB_EDGE_CIRCULAR;
+        if (edge != TFB_EDGE_CAUSAL) continue;
+        if (s->k.data) s->k.data = (float *)s->k.data + s->origin[i] * s->k.stride[i + 1];
+        s->k.shape[i + 1] -= s->origin[i];
+        s->origin[i] = 0;
+    }
+    for (i = 0; i < 3; i++) s->taps[i] = s->k.shape[i + 1];
+    s->places = s->n[0] * s->n[1] * s->n[2];
+    s->all_taps = s->taps[0] * s->taps[1] * s->taps[2];
+    panels = (s->x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
+    s->groups = (tfb__workers(ctx) + panels - 1) / panels;
+    s->groups = TFB__MIN(s->groups, s->x.shape[0]);
+    s->fft =
+        o->method == TFB_CONV_AUTO ? tfb__long_fft_wins(s) : o->method == TFB_CONV_FFT;
+    if (!s->fft) return;
+    for (i = 0; i < 3; i++) tfb__long_axis(s, i);
+    tfb__long_sizes(s);
+}
+
+/* tfb_long_conv for arguments that are known to be right. With `kept` the spectra of k
+ * are there already and of k only the shape is read; keep: they are made, nothing else,
+ * and of x only the shape is read. */
+static tfb_status tfb__long_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                const tfb_tensor *y, void *kept, int keep) {
+    tfb__long_call s;
+    tfb__long_room m;
+    tfb__mark mark;
+    tfb_status status;
+    tfb_idx panels;
+    char *tables;
+    tfb__long_resolve(ctx, x, k, o, y, &s);
+    if (s.fft) s.kept = (char *)kept;
+    panels = (s.x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
+    s.worker_bytes = tfb__long_carve(&s, NULL, &m);
+    mark = tfb__scratch_begin(ctx);
+    tables = (char *)tfb__take(ctx, s.fft && !kept, s.grid.table_bytes);
+    s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), s.worker_bytes);
+    status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring) {
+        tfb__long_carve(&s, s.scratch, &m);
+        if (s.fft) tfb__long_tables(&s.grid, kept ? s.kept : tables);
+        if (s.fft && (keep || !kept)) tfb__long_fill(&s, m.chirp);
+        if (keep)
+            tfb__parallel(ctx, panels * (s.k.stride[0] ? s.x.shape[0] : 1),
+                          tfb__long_keep_task, &s);
+        else tfb__parallel(ctx, panels * s.groups, tfb__long_task, &s);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+TFB_API tfb_status tfb_long_conv(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *k,
+                                 const tfb_long_conv_opts *opts, tfb_tensor *y) {
+    const char *fn = "tfb_long_conv";
+    tfb_long_conv_opts o;
+    TFB__ENTER(ctx);
+    memset((void *)&o, 0, sizeof o);
+    if (opts) o = *opts;
+    TFB__TRY(tfb__long_check(ctx, fn, x, k, &o, y));
+    if (tfb_numel(y) == 0) return TFB_OK;
+    return tfb__long_run(ctx, fn, x, k, &o, y, NULL, 0);
+}
+
+/* --- For mixers, whose arguments are right: the spectra of a kernel, kept in memory of
+ * theirs, aligned to 64, as long as shapes, options and the kernel stay the same. --- */
+/* Bytes to keep; 0 if sums are direct, so that there is nothing to be kept. */
+static size_t tfb__long_conv_keep_bytes(const tfb_ctx *ctx, const tfb_tensor *x,
+                                        const tfb_tensor *k,
+                                        const tfb_long_conv_opts *o) {
+    tfb__long_call s;
+    size_t kernels;
+    tfb__long_resolve(ctx, x, k, o, x, &s);
+    if (!s.fft) return 0;
+    kernels = (size_t)((s.x.shape[4] + TFB__PANEL - 1) / TFB__PANEL);
+    if (s.k.stride[0]) kernels = tfb__size_mul(kernels, (size_t)s.x.shape[0]);
+    return tfb__size_add(s.grid.table_bytes,
+                         tfb__size_mul(kernels, s.grid.spectrum_bytes));
+}
+
+/* Fills kept; of x only the shape is read. */
+static tfb_status tfb__long_conv_keep(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                      const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                      void *kept) {
+    return tfb__long_run(ctx, fn, x, k, o, x, kept, 1);
+}
+
+/* The convolution with what was kept; of k only the shape is read. Without elements in y
+ * there must be no call. */
+static tfb_status tfb__long_conv_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
+                                     const tfb_tensor *k, const tfb_long_conv_opts *o,
+                                     const tfb_tensor *y, const void *kept) {
+    return tfb__long_run(ctx, fn, x, k, o, y, (void *)(uintptr_t)kept, 0);
+}
+
+/* --- Reference. y overlaps no input. --- */
+/* The tap number output n has for input m on an axis, -1 if none. */
+static tfb_idx tfb__tap_ref(const tfb_long_conv_opts *o, int axis, tfb_idx N, tfb_idx K,
+                            tfb_idx n, tfb_idx m) {
+    const tfb_idx origin = o->first_tap ? 0 : K / 2;
+    tfb_idx tap = n + origin - m;
+    if (o->edge[axis] == TFB_EDGE_CIRCULAR) tap = (tap + N) % N;
+    if (o->edge[axis] == TFB_EDGE_CAUSAL && tap < origin) return -1;
+    return tap < K ? tap : -1;
+}
+
+/* The tap that output n has for input m, both numbers of places; NULL if none. `taps`:
+ * the channel's first. */
+static const float *tfb__taps_ref(const tfb_tensor *x, const tfb_tensor *k,
+                                  const float *taps, const tfb_long_conv_opts *o,
+                                  tfb_idx n, tfb_idx m) {
+    const int first = k->ndim - (x->ndim - 1);
+    int i;
+    for (i = x->ndim - 3; i >= 0; i--) {
+        const tfb_idx N = x->shape[i + 1], K = k->shape[first + i];
+        const tfb_idx tap = tfb__tap_ref(o, i, N, K, n % N, m % N);
+        if (tap < 0) return NULL;
+        taps += tap * k->stride[first + i];
+        n /= N;
+        m /= N;
+    }
+    return taps;
+}
+
+TFB__UNUSED static void tfb__long_conv_ref(const tfb_tensor *x, const tfb_tensor *k,
+                                           const tfb_long_conv_opts *o, tfb_tensor *y) {
+    const tfb_idx C = x->shape[x->ndim - 1], all = tfb_numel(x);
+    const tfb_idx places = all ? all / x->shape[0] / C : 0;
+    const float *in = (const float *)x->data;
+    tfb_idx i, m;
+    for (i = 0; i < all; i++) {
+        const tfb_idx c = i % C, n = i / C % places, b = i / C / places;
+        const float *taps = (const float *)k->data + c * k->stride[k->ndim - 1];
+        float sum = 0, block = 0;
+        tfb_idx met = -1, begun = 0; /* the block at hand, blocks before it */
+        if (k->ndim == x->ndim) taps += b * k->stride[0];
+        for (m = 0; m < places; m++) {
+            const float *tap = tfb__taps_ref(x, k, taps, o, n, m);
+            if (!tap) continue;
+            if (met >= 0 && met != m / TFB__BLOCK) {
+                sum = begun++ ? sum + block : block;
+                block = 0;
+            }
+            met = m / TFB__BLOCK;
+            block = TFB__FMA(*tap, in[tfb__offset(x, x->ndim, (b * places + m) * C + c)],
+                             block);
+        }
+        sum = begun ? sum + block : block;
+        if (o->shortcut)
+            sum = TFB__FMA(tfb__vector_at(o->shortcut, c), in[tfb__offset(x, x->ndim, i)],
+                           sum);
+        ((float *)y->data)[tfb__offset(y, y->ndim, i)] = sum;
+    }
+}
+
+/* ===== [21] MIXERS ================================================================== */
 
 /* --- Random numbers: Philox4x32-10, Salmon et al. 2011. --- */
 static void tfb__mulhilo(uint32_t a, uint32_t b, uint32_t *hi, uint32_t *lo) {
@@ -12656,7 +14261,1595 @@ TFB_API tfb_mixer tfb_mamba_as_mixer(tfb_mamba *m) {
     return mixer;
 }
 
-/* ===== [21] TAIL ==================================================================== */
+/* --- The CKConv mixer: its kernel. --- */
+#define TFB__CKCONV_POINTS      256 /* taps made at a time */
+#define TFB__CKCONV_FILM        64  /* width of the conditioning's hidden layer */
+#define TFB__CKCONV_MOST        (TFB__CKCONV_KERNEL_MOST + 5)
+#define TFB__CKCONV_KERNEL_MOST (2 * TFB_CKCONV_LAYERS + 6)
+#define TFB__CKCONV_WIDTH       64 /* channels of a block */
+
+/* A kernel's taps: how many, the lag of the first, lags to 1, along each axis. */
+typedef struct tfb__ckconv_grid {
+    int axes;
+    tfb_idx taps[3], first[3], points;
+    float unit[3];
+} tfb__ckconv_grid;
+
+static tfb_idx tfb__ckconv_unit(const tfb_ckconv *m, int axis) { /* L - 1 */
+    const tfb_idx L = m->length[axis];
+    return (m->edge[axis] == TFB_EDGE_CIRCULAR ? (L + 1) / 2 : L) - 1;
+}
+
+/* The parameters there are, those the kernel is made from first (*kernel of them). */
+static int tfb__ckconv_list(tfb_ckconv *m, tfb_tensor **t, const char **name,
+                            int *kernel) {
+    static const char *const w[TFB_CKCONV_LAYERS] = {
+        "ckconv.w1", "ckconv.w2", "ckconv.w3", "ckconv.w4",
+        "ckconv.w5", "ckconv.w6", "ckconv.w7", "ckconv.w8"};
+    static const char *const b[TFB_CKCONV_LAYERS] = {
+        "ckconv.b1", "ckconv.b2", "ckconv.b3", "ckconv.b4",
+        "ckconv.b5", "ckconv.b6", "ckconv.b7", "ckconv.b8"};
+    int i, n = 0, all = 0;
+#define TFB__ONE(label, tensor) (t[all] = &(tensor), name[all++] = (label))
+    TFB__ONE("ckconv.w0", m->w0);
+    TFB__ONE("ckconv.b0", m->b0);
+    for (i = 0; i < m->layers && i < TFB_CKCONV_LAYERS; i++) {
+        TFB__ONE(w[i], m->w[i]);
+        TFB__ONE(b[i], m->b[i]);
+    }
+    TFB__ONE("ckconv.w_out", m->w_out);
+    TFB__ONE("ckconv.b_out", m->b_out);
+    TFB__ONE("ckconv.mask", m->mask_weight);
+    TFB__ONE("ckconv.taps", m->taps);
+    *kernel = all;
+    TFB__ONE("ckconv.shortcut", m->shortcut);
+    TFB__ONE("ckconv.film_w1", m->film_w1);
+    TFB__ONE("ckconv.film_b1", m->film_b1);
+    TFB__ONE("ckconv.film_w2", m->film_w2);
+    TFB__ONE("ckconv.film_b2", m->film_b2);
+#undef TFB__ONE
+    for (i = 0; i < all; i++) {
+        if (i == *kernel) *kernel = n;
+        if (!t[i]->ndim) continue;
+        t[n] = t[i];
+        name[n++] = name[i];
+    }
+    return n;
+}
+
+/* What parameters of a kernel have to look like for the rest. */
+static tfb_status tfb__ckconv_check(tfb_ctx *ctx, const char *fn, const tfb_ckconv *m) {
+    const tfb_idx C = m->channels, d = m->axes;
+    tfb_idx shape[4], in, M = 0;
+    int i;
+    TFB__REQUIRE(C > 0 && d > 0 && d < 4, ctx, TFB_ERR_SHAPE, "%s: %d channels, %d axes",
+                 fn, C, d);
+    for (i = 0; i < d; i++)
+        TFB__REQUIRE(m->edge[i] != TFB_EDGE_CAUSAL || d == 1, ctx, TFB_ERR_UNSUPPORTED,
+                     "%s: causal needs one axis, there are %d", fn, d);
+    TFB__TRY(tfb__check_vector(ctx, fn, "shortcut",
+                               m->shortcut.ndim ? &m->shortcut : NULL, TFB__MASK(TFB_F32),
+                               C));
+    if (m->kind == TFB_CKCONV_TAPS) {
+        for (i = 0; i < d; i++) shape[i] = m->taps.shape[i];
+        shape[d] = C;
+        return tfb__check_shape(ctx, fn, "taps", &m->taps, (int)d + 1, shape);
+    }
+    for (i = 0; i < d; i++)
+        TFB__REQUIRE(tfb__ckconv_unit(m, i) > 0, ctx, TFB_ERR_RANGE,
+                     "%s: length[%d] is %d", fn, (tfb_idx)i, m->length[i]);
+    TFB__REQUIRE(m->layers > 0 && m->layers <= TFB_CKCONV_LAYERS, ctx, TFB_ERR_RANGE,
+                 "%s: %d hidden layers, 1 to %d are possible", fn, (tfb_idx)m->layers,
+                 (tfb_idx)TFB_CKCONV_LAYERS);
+    in = m->w0.shape[0];
+    shape[0] = in;
+    shape[1] = d;
+    TFB__TRY(tfb__check_shape(ctx, fn, "w0", &m->w0, 2, shape));
+    if (m->kind == TFB_CKCONV_FOURIER) in *= 2;
+    else if (m->b0.ndim) TFB__TRY(tfb__check_shape(ctx, fn, "b0", &m->b0, 1, shape));
+    for (i = 0; i < m->layers; i++) {
+        shape[0] = M = m->w[i].shape[0];
+        shape[1] = in;
+        TFB__REQUIRE(M == m->w[0].shape[0], ctx, TFB_ERR_SHAPE,
+                     "%s: hidden layers are %d and %d wide", fn, m->w[0].shape[0], M);
+        TFB__TRY(tfb__check_shape(ctx, fn, "a hidden weight", m->w + i, 2, shape));
+        if (m->b[i].ndim)
+            TFB__TRY(tfb__check_shape(ctx, fn, "a hidden bias", m->b + i, 1, shape));
+        in = M;
+    }
+    shape[0] = C;
+    shape[1] = M;
+    TFB__TRY(tfb__check_shape(ctx, fn, "w_out", &m->w_out, 2, shape));
+    if (m->b_out.ndim) TFB__TRY(tfb__check_shape(ctx, fn, "b_out", &m->b_out, 1, shape));
+    shape[0] = d;
+    shape[1] = C;
+    if (m->mask)
+        TFB__TRY(tfb__check_shape(ctx, fn, "mask_weight", &m->mask_weight, 2, shape));
+    if (!m->film_w1.ndim) return TFB_OK;
+    shape[0] = TFB__CKCONV_FILM;
+    shape[1] = m->film_w1.shape[1];
+    TFB__TRY(tfb__check_shape(ctx, fn, "film_w1", &m->film_w1, 2, shape));
+    TFB__TRY(tfb__check_shape(ctx, fn, "film_b1", &m->film_b1, 1, shape));
+    shape[0] = m->layers * 2 * M;
+    shape[1] = TFB__CKCONV_FILM;
+    TFB__TRY(tfb__check_shape(ctx, fn, "film_w2", &m->film_w2, 2, shape));
+    return tfb__check_shape(ctx, fn, "film_b2", &m->film_b2, 1, shape);
+}
+
+/* The taps for an input of these extents. */
+static tfb_status tfb__ckconv_grid_of(tfb_ctx *ctx, const char *fn, const tfb_ckconv *m,
+                                      const tfb_idx *spatial, int axes,
+                                      tfb__ckconv_grid *g) {
+    const tfb_idx far = PTRDIFF_MAX / 8;
+    size_t points = 1;
+    int i;
+    memset((void *)g, 0, sizeof *g);
+    TFB__REQUIRE(axes == m->axes, ctx, TFB_ERR_SHAPE,
+                 "%s: %d spatial axes, the kernel has %d", fn, (tfb_idx)axes,
+                 (tfb_idx)m->axes);
+    g->axes = axes;
+    for (i = 0; i < axes; i++) {
+        const tfb_idx N = spatial[i];
+        TFB__REQUIRE(N >= 0 && N < far, ctx, TFB_ERR_RANGE, "%s: extent %d is %d", fn,
+                     (tfb_idx)i, N);
+        g->taps[i] = m->edge[i] == TFB_EDGE_CAUSAL     ? N
+                     : m->edge[i] == TFB_EDGE_CIRCULAR ? 2 * ((N + 1) / 2) - 1
+                                                       : 2 * N - 1;
+        if (m->kind == TFB_CKCONV_TAPS) g->taps[i] = m->taps.shape[i];
+        if (g->taps[i] < 0) g->taps[i] = 0;
+        if (m->edge[i] != TFB_EDGE_CAUSAL) g->first[i] = -(g->taps[i] / 2);
+        g->unit[i] = (float)tfb__ckconv_unit(m, i);
+        points = tfb__size_mul(points, (size_t)g->taps[i]);
+    }
+    TFB__REQUIRE(points < (size_t)far, ctx, TFB_ERR_RANGE, "%s: too many taps", fn);
+    g->points = (tfb_idx)points;
+    return TFB_OK;
+}
+
+/* The coordinates of tap number i (row-major), one for each axis. */
+static void tfb__ckconv_place(const tfb__ckconv_grid *g, tfb_idx i, float *p) {
+    int a;
+    for (a = g->axes - 1; a >= 0; a--) {
+        p[a] = (float)(g->first[a] + i % g->taps[a]) / g->unit[a];
+        i /= g->taps[a];
+    }
+}
+
+/* What remains of channel c under the mask: the exponent of the factor. */
+static float tfb__ckconv_decay(const tfb_ckconv *m, const float *p, tfb_idx c) {
+    const tfb_idx *step = m->mask_weight.stride;
+    float sum = 0;
+    int a;
+    for (a = 0; a < m->axes; a++) {
+        float w = ((const float *)m->mask_weight.data)[a * step[0] + c * step[1]], t;
+        if (m->mask == TFB_CKCONV_EXPONENTIAL) {
+            sum = sum + (p[a] < 0 ? -p[a] : p[a]) * w;
+            continue;
+        }
+        w = TFB__MAX(w, m->mask_least[a]);
+        t = p[a] / TFB__MIN(w, 3.12216f);
+        sum = sum + t * t;
+    }
+    return m->mask == TFB_CKCONV_EXPONENTIAL ? -sum : -0.5f * sum;
+}
+
+/* --- References. --- */
+/* One layer at one point: y = act(omega (w x + b)), by plain sums. */
+static void tfb__ckconv_layer_ref(const tfb_tensor *w, const tfb_tensor *b, float omega,
+                                  tfb_fn act, const float *x, float *y) {
+    tfb_idx i;
+    for (i = 0; i < w->shape[0]; i++) {
+        const float *row = (const float *)w->data + i * w->stride[0];
+        const float sum = tfb__dot_ref(w->shape[1], x, 1, row, w->stride[1]);
+        const float bias = b->ndim ? ((const float *)b->data)[i * b->stride[0]] : 0.0f;
+        float t = TFB__FMA(1.0f, sum, bias);
+        if (act == TFB_FN_SIN) t = omega * t;
+        tfb__map_scalar(act, 1, &t, y + i);
+    }
+}
+
+/* film: gamma and beta of each hidden layer of one sample, or NULL; out [C]; x and y have
+ * room for the widest layer. */
+TFB__UNUSED static void tfb__ckconv_point_ref(const tfb_ckconv *m, const float *p,
+                                              const float *film, float *x, float *y,
+                                              float *out) {
+    const tfb_idx E = m->w0.shape[0], M = m->w_out.shape[1];
+    const int siren = m->kind == TFB_CKCONV_SIREN;
+    tfb_idx i;
+    int l;
+    tfb__ckconv_layer_ref(&m->w0, &m->b0, m->omega, siren ? TFB_FN_SIN : TFB_FN_COS, p,
+                          x);
+    if (!siren) tfb__ckconv_layer_ref(&m->w0, &m->b0, 1.0f, TFB_FN_SIN, p, x + E);
+    for (l = 0; l < m->layers; l++) {
+        tfb__ckconv_layer_ref(m->w + l, m->b + l, m->omega,
+                              siren ? TFB_FN_SIN : TFB_FN_GELU_ERF, x, y);
+        for (i = 0; i < M; i++)
+            x[i] = film ? film[2 * l * M + i] * y[i] + film[(2 * l + 1) * M + i] : y[i];
+    }
+    tfb__ckconv_layer_ref(&m->w_out, &m->b_out, 1.0f, TFB_FN_IDENTITY, x, out);
+    for (i = 0; m->mask && i < m->channels; i++) {
+        float t = tfb__ckconv_decay(m, p, i);
+        tfb__map_scalar(TFB_FN_EXP, 1, &t, &t);
+        out[i] = out[i] * t;
+    }
+}
+
+/* --- The same by layers, some points at a time. --- */
+static tfb_status tfb__ckconv_sine(tfb_ctx *ctx, float omega, tfb_tensor *t) {
+    const tfb_idx n = tfb_numel(t); /* t is dense */
+    tfb_idx i;
+    for (i = 0; t->data && omega != 1.0f && i < n; i++)
+        ((float *)t->data)[i] = omega * ((float *)t->data)[i];
+    return tfb_map(ctx, TFB_FN_SIN, t, t);
+}
+
+/* e of n points from `from` on, dense [n, E]. */
+static tfb_status tfb__ckconv_embed(tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb__ckconv_grid *g, tfb_idx from, tfb_idx n,
+                                    tfb_tensor *e) {
+    const tfb_idx d = m->axes, half = m->w0.shape[0];
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const int siren = m->kind == TFB_CKCONV_SIREN;
+    tfb_tensor p = tfb_view2(tfb__take(ctx, n * d, sizeof(float)), TFB_F32, n, d);
+    tfb_tensor a = siren ? *e : tfb__take_like(ctx, &p, half), part = *e;
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    tfb_linear_opts o;
+    tfb_idx i;
+    memset((void *)&o, 0, sizeof o);
+    if (m->b0.ndim && siren) o.bias = &m->b0;
+    for (i = 0; status == TFB_OK && p.data && i < n; i++)
+        tfb__ckconv_place(g, from + i, (float *)p.data + i * d);
+    if (status == TFB_OK) status = tfb_linear(ctx, &p, &m->w0, &o, &a);
+    if (siren && status == TFB_OK) status = tfb__ckconv_sine(ctx, m->omega, e);
+    part.shape[1] = half;
+    if (!siren && status == TFB_OK) status = tfb_map(ctx, TFB_FN_COS, &a, &part);
+    if (part.data) part.data = (float *)e->data + half;
+    if (!siren && status == TFB_OK) status = tfb_map(ctx, TFB_FN_SIN, &a, &part);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* The next hidden layer: h [n, M] of x [n, in]; film: its gamma and beta, or NULL. */
+static tfb_status tfb__ckconv_layer(tfb_ctx *ctx, const tfb_ckconv *m, int layer,
+                                    const tfb_tensor *film, const tfb_tensor *x,
+                                    tfb_tensor *h) {
+    const tfb_idx M = m->w_out.shape[1];
+    tfb_linear_opts o;
+    tfb_tensor row;
+    memset((void *)&o, 0, sizeof o);
+    if (m->b[layer].ndim) o.bias = m->b + layer;
+    if (m->kind == TFB_CKCONV_FOURIER) o.act = TFB_FN_GELU_ERF;
+    TFB__TRY(tfb_linear(ctx, x, m->w + layer, &o, h));
+    if (m->kind == TFB_CKCONV_SIREN) TFB__TRY(tfb__ckconv_sine(ctx, m->omega, h));
+    if (!film) return TFB_OK;
+    row = tfb_view1(film->data, TFB_F32, M);
+    if (row.data) row.data = (float *)film->data + 2 * layer * M;
+    TFB__TRY(tfb_mul(ctx, h, &row, h));
+    if (row.data) row.data = (float *)row.data + M;
+    return tfb_add(ctx, h, &row, h);
+}
+
+/* The last hidden layer of n points from `from` on, to h [n, M]. */
+static tfb_status tfb__ckconv_hidden(tfb_ctx *ctx, const tfb_ckconv *m,
+                                     const tfb__ckconv_grid *g, const tfb_tensor *film,
+                                     tfb_idx from, tfb_idx n, tfb_tensor *h) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx E = m->w[0].shape[1];
+    tfb_tensor x = tfb__take_like(ctx, h, E), other = tfb__take_like(ctx, h, h->shape[1]);
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    int l;
+    if (status == TFB_OK) status = tfb__ckconv_embed(ctx, m, g, from, n, &x);
+    for (l = 0; l < m->layers && status == TFB_OK; l++) { /* the last one goes to h */
+        tfb_tensor *to = (m->layers - 1 - l) % 2 ? &other : h;
+        status = tfb__ckconv_layer(ctx, m, l, film, &x, to);
+        x = *to;
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+static void tfb__ckconv_masked(tfb_ctx *ctx, const tfb_ckconv *m,
+                               const tfb__ckconv_grid *g, tfb_idx from, tfb_idx c0,
+                               float *factor, tfb_tensor *k) {
+    const tfb_idx n = k->shape[0], width = k->shape[1];
+    float *row = (float *)k->data, p[3];
+    tfb_idx i, c;
+    for (i = 0; row && i < n; i++, row += width) {
+        tfb__ckconv_place(g, from + i, p);
+        for (c = 0; c < width; c++) factor[c] = tfb__ckconv_decay(m, p, c0 + c);
+        ctx->isa->map(TFB_FN_EXP, width, factor, factor);
+        for (c = 0; c < width; c++) row[c] = row[c] * factor[c];
+    }
+}
+
+/* Rows of a dense [n, width] to places from .. of out [.., width]. */
+static void tfb__ckconv_put(const tfb_tensor *k, tfb_idx from, tfb_tensor *out) {
+    const tfb_idx width = k->shape[1], step = out->stride[out->ndim - 1];
+    tfb_idx i, c;
+    for (i = 0; k->data && out->data && i < k->shape[0]; i++) {
+        float *to = (float *)out->data + tfb__offset(out, out->ndim - 1, from + i);
+        const float *row = (const float *)k->data + i * width;
+        for (c = 0; c < width; c++) to[c * step] = row[c];
+    }
+}
+
+/* Taps of channels c0 .. to out [taps, channels], from all hidden rows if h has them. */
+static tfb_status tfb__ckconv_make(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb__ckconv_grid *g, const tfb_tensor *film,
+                                   const tfb_tensor *h, tfb_idx c0, tfb_tensor *out) {
+    const tfb_idx M = m->w_out.shape[1], width = out->shape[out->ndim - 1];
+    const tfb_idx most = TFB__MIN(TFB__CKCONV_POINTS, g->points);
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor w = m->w_out, b = m->b_out, row, k;
+    float *rows = (float *)tfb__take(ctx, h ? 0 : most, (size_t)M * sizeof(float));
+    float *made = (float *)tfb__take(ctx, most, (size_t)width * sizeof(float));
+    float *factor = (float *)tfb__take(ctx, m->mask ? width : 0, sizeof(float));
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    tfb_linear_opts o;
+    tfb_idx from, n;
+    memset((void *)&o, 0, sizeof o);
+    w.shape[0] = width;
+    if (w.data) w.data = (float *)m->w_out.data + c0 * w.stride[0];
+    b.shape[0] = width;
+    if (b.ndim && b.data) b.data = (float *)m->b_out.data + c0 * b.stride[0];
+    if (b.ndim) o.bias = &b;
+    for (from = 0; status == TFB_OK && from < g->points; from += n) {
+        n = TFB__MIN(most, g->points - from);
+        row = tfb_view2(rows, TFB_F32, n, M);
+        if (h) row.data = h->data ? (float *)h->data + from * M : NULL;
+        else status = tfb__ckconv_hidden(ctx, m, g, film, from, n, &row);
+        k = tfb_view2(made, TFB_F32, n, width);
+        if (status == TFB_OK) status = tfb_linear(ctx, &row, &w, &o, &k);
+        if (status != TFB_OK || ctx->measuring) continue;
+        if (m->mask) tfb__ckconv_masked(ctx, m, g, from, c0, factor, &k);
+        tfb__ckconv_put(&k, from, out);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* Gamma and beta of each sample: film [B, layers 2 M]. */
+static tfb_status tfb__ckconv_film(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb_tensor *cond, tfb_tensor *film) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor h = tfb__take_like(ctx, film, TFB__CKCONV_FILM);
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    tfb_linear_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.bias = &m->film_b1;
+    o.act = TFB_FN_GELU_ERF;
+    if (status == TFB_OK) status = tfb_linear(ctx, cond, &m->film_w1, &o, &h);
+    o.bias = &m->film_b2;
+    o.act = TFB_FN_IDENTITY;
+    if (status == TFB_OK) status = tfb_linear(ctx, &h, &m->film_w2, &o, film);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+static tfb_status tfb__ckconv_check_cond(tfb_ctx *ctx, const char *fn,
+                                         const tfb_ckconv *m, const tfb_tensor *cond,
+                                         tfb_idx B) {
+    if (!m->film_w1.ndim) return TFB_OK;
+    TFB__TRY(tfb__check(ctx, fn, "cond", cond, TFB__MASK(TFB_F32), 2, 2));
+    TFB__TRY(tfb__check_extent(ctx, fn, "cond", cond, 0, B));
+    return tfb__check_extent(ctx, fn, "cond", cond, 1, m->film_w1.shape[1]);
+}
+
+TFB_API tfb_status tfb_ckconv_taps(tfb_ctx *ctx, const tfb_ckconv *m,
+                                   const tfb_idx *spatial, int axes, tfb_idx *taps) {
+    const char *fn = "tfb_ckconv_taps";
+    tfb__ckconv_grid g;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && spatial && taps, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 !m         ? "m"
+                 : !spatial ? "spatial"
+                            : "taps");
+    TFB__TRY(tfb__ckconv_check(ctx, fn, m));
+    TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, axes, &g));
+    for (i = 0; i < axes; i++) taps[i] = g.taps[i];
+    return TFB_OK;
+}
+
+/* Sample b of a batch of tensors. */
+static tfb_tensor tfb__sample(const tfb_tensor *t, tfb_idx b) {
+    tfb_tensor x = *t;
+    int i;
+    for (i = 1; i < t->ndim; i++) {
+        x.shape[i - 1] = t->shape[i];
+        x.stride[i - 1] = t->stride[i];
+    }
+    x.ndim--;
+    if (x.data) x.data = (float *)t->data + b * t->stride[0];
+    return x;
+}
+
+/* The whole kernel of one sample, to out [taps, C]. */
+static tfb_status tfb__ckconv_whole(tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb__ckconv_grid *g, const tfb_tensor *film,
+                                    tfb_tensor *out) {
+    if (m->kind == TFB_CKCONV_TAPS) return tfb_copy(ctx, &m->taps, out);
+    return tfb__ckconv_make(ctx, m, g, film, NULL, 0, out);
+}
+
+/* The kernel overlaps nothing it is made from. */
+static tfb_status tfb__ckconv_check_alias(tfb_ctx *ctx, const char *fn,
+                                          const tfb_ckconv *m, const tfb_tensor *kernel) {
+    tfb_tensor *t[TFB__CKCONV_MOST];
+    const char *name[TFB__CKCONV_MOST];
+    tfb_ckconv copy = *m;
+    int i, of_kernel, n = tfb__ckconv_list(&copy, t, name, &of_kernel);
+    for (i = 0; i < n; i++)
+        TFB__TRY(tfb__check_alias(ctx, fn, "kernel", kernel, name[i], t[i], 0));
+    return TFB_OK;
+}
+
+TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
+                                     const tfb_idx *spatial, int axes,
+                                     const tfb_tensor *cond, tfb_tensor *kernel) {
+    const char *fn = "tfb_ckconv_kernel";
+    const int film = m && m->film_w1.ndim;
+    tfb__ckconv_grid g;
+    tfb_idx shape[5], B, b, wide;
+    tfb_tensor all;
+    tfb_status status;
+    tfb__mark mark;
+    int i;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && spatial && kernel, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 !m         ? "m"
+                 : !spatial ? "spatial"
+                            : "kernel");
+    TFB__TRY(tfb__ckconv_check(ctx, fn, m));
+    TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, axes, &g));
+    shape[0] = B = film && cond ? cond->shape[0] : 1;
+    for (i = 0; i < axes; i++) shape[film + i] = g.taps[i];
+    shape[film + axes] = m->channels;
+    TFB__TRY(tfb__check_shape(ctx, fn, "kernel", kernel, film + axes + 1, shape));
+    TFB__TRY(tfb__check_out(ctx, fn, "kernel", kernel));
+    TFB__TRY(tfb__ckconv_check_cond(ctx, fn, m, cond, B));
+    if (film) TFB__TRY(tfb__check_alias(ctx, fn, "kernel", kernel, "cond", cond, 0));
+    TFB__TRY(tfb__ckconv_check_alias(ctx, fn, m, kernel));
+    if (tfb_numel(kernel) == 0) return TFB_OK;
+    mark = tfb__scratch_begin(ctx);
+    wide = film ? m->film_w2.shape[0] : 0;
+    all = tfb_view2(tfb__take(ctx, B * wide, sizeof(float)), TFB_F32, B, wide);
+    status = tfb__scratch_ready(ctx, fn);
+    if (film && status == TFB_OK) status = tfb__ckconv_film(ctx, m, cond, &all);
+    for (b = 0; b < B && status == TFB_OK; b++) {
+        const tfb_tensor one = tfb__sample(&all, b);
+        tfb_tensor k = film ? tfb__sample(kernel, b) : *kernel;
+        status = tfb__ckconv_whole(ctx, m, &g, film ? &one : NULL, &k);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- Its parameters. --- */
+static tfb_ckconv tfb__ckconv_shape(const tfb_ckconv_opts *o) {
+    tfb_ckconv m;
+    int i;
+    memset((void *)&m, 0, sizeof m);
+    m.channels = o->channels;
+    m.axes = o->axes ? o->axes : 1;
+    m.kind = o->kind;
+    m.mask = o->mask;
+    m.method = o->method;
+    m.gated = o->gated != 0;
+    m.omega = o->omega != 0 ? o->omega : 1.0f;
+    if (o->kind != TFB_CKCONV_TAPS) m.layers = o->layers ? (int)o->layers : 1;
+    for (i = 0; i < m.axes; i++) {
+        m.edge[i] = o->edge[i];
+        m.length[i] = o->length[i];
+    }
+    return m;
+}
+
+/* What is not legal in opts, or NULL. */
+static const char *tfb__ckconv_bad(const tfb_ckconv_opts *o) {
+    const tfb_idx far = (tfb_idx)1 << 24;
+    tfb_ckconv m;
+    int i;
+    if (o->axes < 0 || o->axes > 3) return "axes";
+    if (o->channels < 1 || o->channels > far) return "channels";
+    if ((int)o->kind < 0 || o->kind > TFB_CKCONV_TAPS) return "kind";
+    if ((int)o->mask < 0 || o->mask > TFB_CKCONV_GAUSSIAN) return "mask";
+    if ((int)o->method < 0 || o->method > TFB_CONV_FFT) return "method";
+    if (o->layers < 0 || o->layers > TFB_CKCONV_LAYERS) return "layers";
+    if (o->embed < 0 || o->embed > far || o->hidden < 0 || o->hidden > far ||
+        o->cond < 0 || o->cond > far)
+        return "embed, hidden or cond";
+    if (o->kind == TFB_CKCONV_FOURIER && (o->embed ? o->embed : o->hidden) % 2)
+        return "embed, which must be even,";
+    if (o->kind == TFB_CKCONV_TAPS && (o->mask || o->cond)) return "mask or cond of taps";
+    m = tfb__ckconv_shape(o);
+    for (i = 0; i < m.axes; i++) {
+        if ((int)m.edge[i] < 0 || m.edge[i] > TFB_EDGE_CAUSAL) return "edge";
+        if (m.edge[i] == TFB_EDGE_CAUSAL && m.axes > 1)
+            return "edge (causal needs one axis)";
+        if (m.length[i] > far * 64 || m.length[i] < 1) return "length";
+        if (m.kind != TFB_CKCONV_TAPS && tfb__ckconv_unit(&m, i) < 1) return "length";
+    }
+    return NULL;
+}
+
+static void tfb__ckconv_carve(tfb__carver *c, const tfb_ckconv_opts *o, tfb_ckconv *m) {
+    const tfb_idx C = m->channels, M = o->hidden ? o->hidden : 64, d = m->axes;
+    const tfb_idx E = o->embed ? o->embed : M;
+    tfb_idx points = 1;
+    int i;
+    for (i = 0; i < m->axes; i++)
+        points = (tfb_idx)tfb__size_mul((size_t)points, (size_t)m->length[i]);
+    if (m->kind == TFB_CKCONV_TAPS) {
+        m->taps = tfb__carve(c, 2, points, C);
+        m->taps.ndim = m->axes + 1;
+        for (i = 0; i < m->axes; i++) m->taps.shape[i] = m->length[i];
+        m->taps.shape[m->axes] = C;
+        tfb__dense_strides(&m->taps);
+    } else {
+        const int siren = m->kind == TFB_CKCONV_SIREN;
+        m->w0 = tfb__carve(c, 2, siren ? E : E / 2, d);
+        if (siren) m->b0 = tfb__carve(c, 1, E, 0);
+        for (i = 0; i < m->layers; i++) {
+            m->w[i] = tfb__carve(c, 2, M, i ? M : E);
+            m->b[i] = tfb__carve(c, 1, M, 0);
+        }
+        m->w_out = tfb__carve(c, 2, C, M);
+        m->b_out = tfb__carve(c, 1, C, 0);
+    }
+    if (m->mask) m->mask_weight = tfb__carve(c, 2, d, C);
+    if (!o->no_shortcut) m->shortcut = tfb__carve(c, 1, C, 0);
+    if (!o->cond) return;
+    m->film_w1 = tfb__carve(c, 2, TFB__CKCONV_FILM, o->cond);
+    m->film_b1 = tfb__carve(c, 1, TFB__CKCONV_FILM, 0);
+    m->film_w2 = tfb__carve(c, 2, m->layers * 2 * M, TFB__CKCONV_FILM);
+    m->film_b2 = tfb__carve(c, 1, m->layers * 2 * M, 0);
+}
+
+/* Rates of decay, or widths; of a gaussian also the least width. */
+static void tfb__ckconv_fill_mask(const tfb_ckconv_opts *o, tfb_ckconv *m) {
+    const tfb_idx C = m->channels;
+    const float high = 0.46599f; /* 1 / sqrt(2 log 10) */
+    float *w = (float *)m->mask_weight.data;
+    tfb_idx c;
+    int a;
+    for (a = 0; a < m->axes && m->mask; a++) {
+        const float step = 1.0f / (float)tfb__ckconv_unit(m, a), low = high * step;
+        m->mask_least[a] = o->mask_least > 0 ? o->mask_least : low;
+        for (c = 0; c < C && w; c++) {
+            const float at = C > 1 ? (float)c / (float)(C - 1) : 0.0f;
+            const float rate = (2.3f + 11.51f * at) / (float)m->axes;
+            const float log_low = tfb__log_scalar(low), log_high = tfb__log_scalar(high);
+            const float width = tfb__exp_scalar(log_low + (log_high - log_low) * at);
+            w[a * C + c] = m->mask == TFB_CKCONV_EXPONENTIAL ? rate : width;
+        }
+    }
+}
+
+static void tfb__ckconv_fill(tfb__carver *c, const tfb_ckconv_opts *o, tfb_ckconv *m) {
+    const float omega0 = o->omega0 != 0 ? o->omega0 : 30.0f;
+    float volume = 1;
+    tfb_idx i, M, n;
+    int l;
+    for (l = 0; l < m->axes; l++) volume = volume * (float)m->length[l];
+    if (m->kind == TFB_CKCONV_TAPS) {
+        tfb__draw(c, &m->taps, 1.0f / TFB__SQRT(volume));
+    } else {
+        tfb__draw(c, &m->w0, 6.2831853f * omega0 / (float)m->axes);
+        if (m->b0.ndim) tfb__fill(&m->b0, 0.0f);
+        for (l = 0; l < m->layers; l++) {
+            tfb__draw(c, m->w + l, TFB__SQRT(6.0f / (float)m->w[l].shape[1]));
+            tfb__fill(m->b + l, 0.0f);
+        }
+        M = m->w_out.shape[1];
+        tfb__draw(c, &m->w_out, TFB__SQRT(6.0f / (float)M) * TFB__SQRT(1.0f / volume));
+        tfb__fill(&m->b_out, 0.0f);
+        if (m->film_w1.ndim) {
+            tfb__draw(c, &m->film_w1, tfb__fan_in(m->film_w1.shape[1]));
+            tfb__draw(c, &m->film_b1, tfb__fan_in(m->film_w1.shape[1]));
+            tfb__fill(&m->film_w2, 0.0f);
+            n = m->film_b2.shape[0];
+            for (i = 0; i < n; i++)
+                ((float *)m->film_b2.data)[i] = i / M % 2 ? 0.0f : 1.0f;
+        }
+    }
+    if (m->shortcut.ndim) tfb__draw(c, &m->shortcut, tfb__fan_in(m->channels));
+    tfb__ckconv_fill_mask(o, m);
+}
+
+TFB_API size_t tfb_ckconv_bytes(const tfb_ckconv_opts *opts) {
+    tfb__carver c;
+    tfb_ckconv m;
+    if (!opts || tfb__ckconv_bad(opts)) return 0;
+    memset((void *)&c, 0, sizeof c);
+    m = tfb__ckconv_shape(opts);
+    tfb__ckconv_carve(&c, opts, &m);
+    return c.used < (size_t)-1 / 2 ? c.used : 0;
+}
+
+TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
+                                   const tfb_ckconv_opts *opts, void *mem,
+                                   size_t mem_bytes) {
+    const char *fn = "tfb_ckconv_init";
+    const size_t need = tfb_ckconv_bytes(opts);
+    tfb__carver c;
+    tfb_ckconv made;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && opts, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, m ? "opts" : "m");
+    TFB__REQUIRE(!tfb__ckconv_bad(opts), ctx, TFB_ERR_RANGE, "%s: %s is not legal", fn,
+                 tfb__ckconv_bad(opts));
+    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "%s: the size overflows", fn);
+    TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 4));
+    if (ctx->measuring) return TFB_OK;
+    memset((void *)&c, 0, sizeof c);
+    c.mem = (char *)mem;
+    c.seed = opts->seed;
+    made = tfb__ckconv_shape(opts);
+    tfb__ckconv_carve(&c, opts, &made);
+    tfb__ckconv_fill(&c, opts, &made);
+    *m = made;
+    return TFB_OK;
+}
+
+static tfb_status tfb__ckconv_params(void *self, tfb_param_fn visit, void *user) {
+    tfb_ckconv *m = (tfb_ckconv *)self;
+    tfb_tensor *t[TFB__CKCONV_MOST];
+    const char *name[TFB__CKCONV_MOST];
+    int kernel, i, n = tfb__ckconv_list(m, t, name, &kernel);
+    for (i = 0; i < n; i++) TFB__TRY(visit(user, name[i], t[i]));
+    return TFB_OK;
+}
+
+/* --- Its cost. --- */
+/* log2 of n >= 1: exact for powers of two, else right to the last bit or so. */
+static double tfb__log2_count(double n) {
+    double log = 0, bit = 0.5;
+    int i;
+    while (n >= 2) {
+        n = n / 2;
+        log = log + 1;
+    }
+    for (i = 0; i < 54; i++, bit = bit / 2) {
+        n = n * n;
+        if (n < 2) continue;
+        n = n / 2;
+        log = log + bit;
+    }
+    return log;
+}
+
+/* In double up to the end: every count below 2^53 is exact. */
+static double tfb__ckconv_cost(const tfb_ckconv *m, double C, const tfb_idx *spatial,
+                               int inference) {
+    const int made = m->kind != TFB_CKCONV_TAPS, film = m->film_w1.ndim != 0;
+    double T = 1, G = 1, padded = 1, logs = 0, n = 0;
+    int i;
+    for (i = 0; i < m->axes; i++) {
+        const tfb_idx N = spatial[i], g = (N + 1) / 2;
+        const int circular = m->edge[i] == TFB_EDGE_CIRCULAR;
+        tfb_idx np = N, K = made ? circular ? 2 * g - 1 : 2 * N - 1 : m->taps.shape[i];
+        G = G * (double)(circular ? 2 * g - 1 : 2 * N - 1);
+        if (m->edge[i] == TFB_EDGE_CAUSAL && made) K = N;
+        if (m->edge[i] == TFB_EDGE_ZERO) np = TFB__MIN(N + (K + 1) / 2, 2 * N);
+        if (m->edge[i] == TFB_EDGE_CAUSAL) np = TFB__MIN(N + K, 2 * N);
+        T = T * (double)N;
+        padded = padded * (double)np;
+        if (np) logs = logs + tfb__log2_count((double)np);
+    }
+    if (T == 0) return 0;
+    if (made && (film || !inference)) {
+        const double d = m->axes, E = (double)m->w[0].shape[1];
+        const double M = (double)m->w_out.shape[1];
+        n = (m->kind == TFB_CKCONV_SIREN ? 2 : 1) * G * d * E + G * E;
+        for (i = 0; i < m->layers; i++) n = n + 2 * G * (i ? M : E) * M + G * M;
+        n = n + 2 * G * M * C;
+        if (film) {
+            const double c = (double)m->film_w1.shape[1], h = TFB__CKCONV_FILM;
+            const double o = m->layers * 2 * M;
+            n = n + 2 * c * h + h + 2 * h * o + o * G;
+        }
+    }
+    logs = (inference && !film ? 2 : 3) * 5 * C * padded * logs;
+    if (n > 9e15 || logs > 9e15 || padded * C > 1e15) return -1;
+    logs = (double)(int64_t)logs;
+    return n + logs + 6 * C * padded + C * T + (m->gated ? 2 * C * T : 0);
+}
+
+static int64_t tfb__ckconv_flops(const void *self, tfb_idx channels,
+                                 const tfb_idx *spatial, int axes, int inference) {
+    const tfb_ckconv *m = (const tfb_ckconv *)self;
+    double n;
+    if (axes != m->axes) return -1;
+    n = tfb__ckconv_cost(m, (double)channels, spatial, inference);
+    return n < 9e15 ? (int64_t)n : -1;
+}
+
+/* --- Kernels that are kept. --- */
+typedef struct tfb__ckconv_kept {
+    struct tfb__ckconv_kept *next;
+    tfb_idx spatial[3];
+    uint64_t sum; /* of what the kernel was made from */
+    tfb__ckconv_grid g;
+    tfb_tensor kernel;
+    void *spectra; /* of it for just these extents; NULL: sums are direct */
+    tfb_alloc_fn alloc;
+    void *alloc_user, *mem;
+} tfb__ckconv_kept;
+
+static void tfb__ckconv_mix_sum(uint32_t *lane, tfb_idx i, float x) {
+    lane[i % 4] = (lane[i % 4] ^ tfb__bits_of(x)) * 0x9E3779B1u;
+}
+
+/* A sum that other parameters of the kernel do not have. */
+static uint64_t tfb__ckconv_sum(const tfb_ckconv *m) {
+    tfb_tensor *t[TFB__CKCONV_MOST];
+    const char *name[TFB__CKCONV_MOST];
+    tfb_ckconv copy = *m;
+    uint32_t lane[4] = {1, 2, 3, 4};
+    tfb_idx j;
+    int kernel, i;
+    tfb__ckconv_list(&copy, t, name, &kernel);
+    tfb__ckconv_mix_sum(lane, 0, m->omega);
+    for (i = 0; i < m->axes; i++) {
+        tfb__ckconv_mix_sum(lane, 1, (float)((int)m->edge[i] + 4 * (int)m->kind));
+        tfb__ckconv_mix_sum(lane, 2, (float)m->length[i]);
+        tfb__ckconv_mix_sum(lane, 3, m->mask ? m->mask_least[i] + (float)m->mask : 0);
+    }
+    for (i = 0; i < kernel; i++) {
+        const tfb_idx n = tfb_numel(t[i]), row = t[i]->shape[t[i]->ndim - 1];
+        const tfb_idx step = t[i]->stride[t[i]->ndim - 1];
+        const float *x = NULL;
+        tfb__ckconv_mix_sum(lane, i, (float)row);
+        for (j = 0; j < n; j++) {
+            if (j % row == 0)
+                x = (const float *)t[i]->data + tfb__offset(t[i], t[i]->ndim, j);
+            tfb__ckconv_mix_sum(lane, j, x[j % row * step]);
+        }
+    }
+    return (uint64_t)(lane[0] ^ lane[1] >> 7 ^ lane[1] << 25) << 32 |
+           (lane[2] ^ lane[3] >> 9 ^ lane[3] << 23);
+}
+
+/* One for an input of these extents or larger ones, made from the present parameters. */
+static const tfb__ckconv_kept *tfb__ckconv_find(const tfb_ctx *ctx, const tfb_ckconv *m,
+                                                const tfb_idx *spatial) {
+    const tfb__ckconv_kept *k, *best = NULL;
+    int i;
+    for (k = m->kept; k; k = k->next) {
+        int fits = 1, exact = 1;
+        for (i = 0; i < m->axes; i++) {
+            fits = fits && k->spatial[i] >= spatial[i];
+            exact = exact && k->spatial[i] == spatial[i];
+        }
+        if (fits && (!best || exact)) best = k;
+    }
+    if (best && !ctx->measuring && best->sum != tfb__ckconv_sum(m)) return NULL;
+    return best;
+}
+
+/* How tfb_long_conv is called for channels c .. */
+typedef struct tfb__ckconv_conv {
+    tfb_long_conv_opts o;
+    tfb_tensor shortcut;
+} tfb__ckconv_conv;
+
+static void tfb__ckconv_how(const tfb_ckconv *m, tfb_idx c, tfb_idx n,
+                            tfb__ckconv_conv *how) {
+    int i;
+    memset((void *)how, 0, sizeof *how);
+    how->o.method = m->method;
+    for (i = 0; i < m->axes; i++) how->o.edge[i] = m->edge[i];
+    how->o.first_tap = m->edge[0] == TFB_EDGE_CAUSAL;
+    how->shortcut = m->shortcut;
+    if (!m->shortcut.ndim) return;
+    how->shortcut.shape[0] = n;
+    if (how->shortcut.data)
+        how->shortcut.data = (float *)m->shortcut.data + c * m->shortcut.stride[0];
+    how->o.shortcut = &how->shortcut;
+}
+
+/* Shapes alone: an input of these extents [1, .., C], its kernel [taps .., C]. */
+static void tfb__ckconv_shapes(const tfb_ckconv *m, const tfb_idx *spatial,
+                               const tfb__ckconv_grid *g, tfb_tensor *x, tfb_tensor *k) {
+    tfb_idx shape[5];
+    int i;
+    shape[0] = 1;
+    for (i = 0; i < m->axes; i++) shape[1 + i] = spatial[i];
+    shape[1 + m->axes] = m->channels;
+    *x = tfb__view(NULL, TFB_F32, m->axes + 2, shape);
+    for (i = 0; i < m->axes; i++) shape[1 + i] = g->taps[i];
+    *k = tfb__view(NULL, TFB_F32, m->axes + 1, shape + 1);
+}
+
+/* Bytes to keep, the first *kernel of them for all but spectra; begins are rounded up. */
+static size_t tfb__ckconv_kept_need(const tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb_idx *spatial, const tfb__ckconv_grid *g,
+                                    size_t *kernel) {
+    const size_t row = tfb__size_mul((size_t)m->channels, sizeof(float));
+    size_t spectra = 0;
+    tfb__ckconv_conv how;
+    tfb_tensor x, k;
+    *kernel = tfb__size_add(tfb__round64(sizeof(tfb__ckconv_kept)),
+                            tfb__round64(tfb__size_mul((size_t)g->points, row)));
+    tfb__ckconv_how(m, 0, m->channels, &how);
+    tfb__ckconv_shapes(m, spatial, g, &x, &k);
+    if (*kernel < (size_t)-1 / 2 && tfb_numel(&x) && g->points)
+        spectra = tfb__long_conv_keep_bytes(ctx, &x, &k, &how.o);
+    return spectra ? tfb__size_add(tfb__size_add(*kernel, spectra), 64) : *kernel;
+}
+
+static tfb_status tfb__ckconv_check_prepare(tfb_ctx *ctx, const char *fn,
+                                            const tfb_ckconv *m, const tfb_idx *spatial,
+                                            int axes, tfb__ckconv_grid *g) {
+    size_t kernel;
+    TFB__REQUIRE(m && spatial, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
+                 m ? "spatial" : "m");
+    TFB__TRY(tfb__ckconv_check(ctx, fn, m));
+    TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, axes, g));
+    TFB__REQUIRE(!m->film_w1.ndim, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: with film each sample has a kernel of its own", fn);
+    TFB__REQUIRE(tfb__ckconv_kept_need(ctx, m, spatial, g, &kernel) < (size_t)-1 / 2, ctx,
+                 TFB_ERR_RANGE, "%s: the size overflows", fn);
+    return TFB_OK;
+}
+
+TFB_API size_t tfb_ckconv_prepare_bytes(tfb_ctx *ctx, const tfb_ckconv *m,
+                                        const tfb_idx *spatial, int axes) {
+    const char *fn = "tfb_ckconv_prepare_bytes";
+    tfb__ckconv_grid g;
+    size_t kernel;
+    if (!ctx) return 0;
+    ctx->message[0] = 0;
+    if (tfb__ckconv_check_prepare(ctx, fn, m, spatial, axes, &g) != TFB_OK) return 0;
+    return tfb__ckconv_kept_need(ctx, m, spatial, &g, &kernel);
+}
+
+static void tfb__ckconv_drop(tfb__ckconv_kept **link) {
+    tfb__ckconv_kept *k = *link;
+    *link = k->next;
+    if (k->alloc) k->alloc(k->alloc_user, k->mem, 0);
+}
+
+TFB_API void tfb_ckconv_forget(tfb_ckconv *m) {
+    while (m && m->kept) tfb__ckconv_drop(&m->kept);
+}
+
+/* The kernel and its spectra, to memory at `mem`; scratch is the caller's to give back. */
+static tfb_status tfb__ckconv_fill_kept(tfb_ctx *ctx, const tfb_ckconv *m,
+                                        tfb__ckconv_kept *kept, char *mem,
+                                        size_t kernel) {
+    tfb__ckconv_conv how;
+    tfb_tensor x;
+    tfb__ckconv_how(m, 0, m->channels, &how);
+    tfb__ckconv_shapes(m, kept->spatial, &kept->g, &x, &kept->kernel);
+    if (mem) kept->kernel.data = mem + tfb__round64(sizeof *kept);
+    if (kept->g.points == 0) return TFB_OK;
+    TFB__TRY(tfb__ckconv_whole(ctx, m, &kept->g, NULL, &kept->kernel));
+    if (!tfb_numel(&x) || !tfb__long_conv_keep_bytes(ctx, &x, &kept->kernel, &how.o))
+        return TFB_OK;
+    kept->spectra = kept; /* measuring: any place will do */
+    if (mem) kept->spectra = mem + kernel + (64 - (uintptr_t)(mem + kernel) % 64) % 64;
+    return tfb__long_conv_keep(ctx, "tfb_ckconv_prepare", &x, &kept->kernel, &how.o,
+                               kept->spectra);
+}
+
+/* The same size, or made from what is no more. */
+static void tfb__ckconv_replace(tfb_ckconv *m, const tfb__ckconv_kept *by) {
+    tfb__ckconv_kept **link = &m->kept;
+    while (*link)
+        if ((*link)->sum != by->sum ||
+            !memcmp((*link)->spatial, by->spatial, sizeof by->spatial))
+            tfb__ckconv_drop(link);
+        else link = &(*link)->next;
+}
+
+TFB_API tfb_status tfb_ckconv_prepare(tfb_ctx *ctx, tfb_ckconv *m, const tfb_idx *spatial,
+                                      int axes, void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_ckconv_prepare";
+    tfb__ckconv_kept made;
+    size_t need, kernel;
+    tfb_status status;
+    tfb__mark mark;
+    int i;
+    TFB__ENTER(ctx);
+    memset((void *)&made, 0, sizeof made);
+    TFB__TRY(tfb__ckconv_check_prepare(ctx, fn, m, spatial, axes, &made.g));
+    need = tfb__ckconv_kept_need(ctx, m, spatial, &made.g, &kernel);
+    TFB__REQUIRE(mem || ctx->alloc || ctx->measuring, ctx, TFB_ERR_MEMORY,
+                 "%s: ctx.alloc is NULL", fn);
+    if (mem) TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 8));
+    if (!mem && !ctx->measuring) {
+        made.mem = mem = ctx->alloc(ctx->alloc_user, NULL, need);
+        TFB__REQUIRE(mem, ctx, TFB_ERR_MEMORY, "%s: %d bytes are not to be had", fn,
+                     (tfb_idx)need);
+        made.alloc = ctx->alloc;
+        made.alloc_user = ctx->alloc_user;
+    }
+    for (i = 0; i < axes; i++) made.spatial[i] = spatial[i];
+    mark = tfb__scratch_begin(ctx);
+    status =
+        tfb__ckconv_fill_kept(ctx, m, &made, ctx->measuring ? NULL : (char *)mem, kernel);
+    status = tfb__scratch_end(ctx, mark, status);
+    if (status != TFB_OK && made.alloc) made.alloc(made.alloc_user, made.mem, 0);
+    if (status != TFB_OK || ctx->measuring) return status;
+    made.sum = tfb__ckconv_sum(m);
+    tfb__ckconv_replace(m, &made);
+    made.next = m->kept;
+    m->kept = (tfb__ckconv_kept *)mem;
+    *m->kept = made;
+    return TFB_OK;
+}
+
+/* --- Its convolution. --- */
+/* Where kernels of a call come from: kept or given, else made in blocks of channels. */
+typedef struct tfb__ckconv_run {
+    const tfb_ckconv *m;
+    const tfb__ckconv_kept *kept;
+    tfb__ckconv_grid g;
+    tfb_tensor film, h; /* [B, layers 2 M]; hidden rows of the sample; ndim 0: none */
+    float *made;
+    tfb_idx width, samples; /* channels of a block; samples that share a kernel */
+} tfb__ckconv_run;
+
+/* Takes scratch, which the caller gives back; a step takes it for `room` taps. */
+static tfb_status tfb__ckconv_begin(tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb_mix *call, const tfb_idx *spatial,
+                                    tfb_idx room, tfb__ckconv_run *r) {
+    const char *fn = "ckconv mixer";
+    const tfb_idx B = call->y->shape[0], M = m->w_out.shape[1];
+    memset((void *)r, 0, sizeof *r);
+    r->m = m;
+    r->width = m->channels;
+    r->samples = B;
+    TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, m->axes, &r->g));
+    TFB__TRY(tfb__ckconv_check_cond(ctx, fn, m, call->cond, B));
+    if (call->inference) r->kept = tfb__ckconv_find(ctx, m, spatial);
+    if (r->kept || m->kind == TFB_CKCONV_TAPS || B == 0) return TFB_OK;
+    r->width = TFB__MIN(r->width, TFB__CKCONV_WIDTH * tfb__workers(ctx));
+    if (room) { /* some taps more, so that scratch does not grow from step to step */
+        const tfb_idx whole = (spatial[0] / TFB__CKCONV_POINTS + 1) * TFB__CKCONV_POINTS;
+        const tfb_idx made = TFB__MIN(room, whole);
+        TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, &made, 1, &r->g));
+    } else room = r->g.points;
+    r->made = (float *)tfb__take(ctx, room, (size_t)r->width * sizeof(float));
+    if (r->width < m->channels) /* more than one block: from the same hidden rows */
+        r->h = tfb_view2(tfb__take(ctx, room, (size_t)M * sizeof(float)), TFB_F32,
+                         r->g.points, M);
+    if (m->film_w1.ndim) {
+        const tfb_idx wide = m->film_w2.shape[0];
+        r->samples = 1;
+        r->film =
+            tfb_view2(tfb__take(ctx, B, (size_t)wide * sizeof(float)), TFB_F32, B, wide);
+    }
+    TFB__TRY(tfb__scratch_ready(ctx, fn));
+    return r->film.ndim ? tfb__ckconv_film(ctx, m, call->cond, &r->film) : TFB_OK;
+}
+
+/* What blocks of samples b .. share. */
+static tfb_status tfb__ckconv_rows(tfb_ctx *ctx, tfb__ckconv_run *r, tfb_idx b) {
+    tfb_tensor film;
+    tfb_idx from, n;
+    if (!r->h.ndim) return TFB_OK;
+    if (r->film.ndim) film = tfb__sample(&r->film, b);
+    for (from = 0; from < r->g.points; from += n) {
+        tfb_tensor h = r->h;
+        n = TFB__MIN(TFB__CKCONV_POINTS, r->g.points - from);
+        h.shape[0] = n;
+        if (h.data) h.data = (float *)r->h.data + from * h.stride[0];
+        TFB__TRY(tfb__ckconv_hidden(ctx, r->m, &r->g, r->film.ndim ? &film : NULL, from,
+                                    n, &h));
+    }
+    return TFB_OK;
+}
+
+/* The taps of n channels from c on for sample b, a view. */
+static tfb_status tfb__ckconv_view(tfb_ctx *ctx, const tfb__ckconv_run *r, tfb_idx b,
+                                   tfb_idx c, tfb_idx n, tfb_tensor *k) {
+    const int d = r->m->axes;
+    tfb_tensor film;
+    int i;
+    *k = r->kept ? r->kept->kernel : r->m->taps;
+    if (r->made || (!r->kept && r->m->kind != TFB_CKCONV_TAPS)) {
+        *k = tfb__view(r->made, TFB_F32, d + 1, r->g.taps);
+        k->shape[d] = n;
+        tfb__dense_strides(k);
+        if (r->film.ndim) film = tfb__sample(&r->film, b);
+        return tfb__ckconv_make(ctx, r->m, &r->g, r->film.ndim ? &film : NULL,
+                                r->h.ndim ? &r->h : NULL, c, k);
+    }
+    k->shape[d] = n;
+    if (k->data) k->data = (float *)k->data + c * k->stride[d];
+    for (i = 0; i < d && r->kept; i++) { /* of a larger input: the middle, or the front */
+        if (k->data)
+            k->data =
+                (float *)k->data + (r->g.first[i] - r->kept->g.first[i]) * k->stride[i];
+        k->shape[i] = r->g.taps[i];
+    }
+    return TFB_OK;
+}
+
+/* Samples b .. and channels c .. of a tensor [B, .., C]. */
+static tfb_tensor tfb__block_of(const tfb_tensor *t, tfb_idx b, tfb_idx samples,
+                                tfb_idx c, tfb_idx n) {
+    const int last = t->ndim - 1;
+    tfb_tensor x = *t;
+    x.shape[0] = samples;
+    x.shape[last] = n;
+    if (x.data) x.data = (float *)t->data + b * t->stride[0] + c * t->stride[last];
+    return x;
+}
+
+/* Those of a block, by kept spectra if there are any for just these extents. */
+static tfb_status tfb__ckconv_block(tfb_ctx *ctx, const tfb__ckconv_run *r, tfb_idx c,
+                                    const tfb_tensor *x, const tfb_tensor *k,
+                                    tfb_tensor *y) {
+    const char *fn = "ckconv mixer";
+    const size_t same = (size_t)r->g.axes * sizeof(tfb_idx);
+    tfb__ckconv_conv how;
+    tfb__ckconv_how(r->m, c, y->shape[y->ndim - 1], &how);
+    if (!r->kept || memcmp(r->kept->spatial, x->shape + 1, same))
+        return tfb_long_conv(ctx, x, k, &how.o, y);
+    TFB__TRY(tfb__long_check(ctx, fn, x, k, &how.o, y));
+    return tfb__long_conv_run(ctx, fn, x, k, &how.o, y, r->kept->spectra);
+}
+
+/* y = k * x + shortcut x, both [B, .., C]; y may be x. */
+static tfb_status tfb__ckconv_apply(tfb_ctx *ctx, const tfb_ckconv *m,
+                                    const tfb_mix *call, const tfb_tensor *x,
+                                    tfb_tensor *y) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx B = y->shape[0], C = m->channels;
+    tfb__ckconv_run r;
+    tfb_idx b, c;
+    tfb_status status = tfb__ckconv_begin(ctx, m, call, x->shape + 1, 0, &r);
+    for (b = 0; b < B && tfb_numel(y) && status == TFB_OK; b += r.samples) {
+        status = tfb__ckconv_rows(ctx, &r, b);
+        for (c = 0; c < C && status == TFB_OK; c += r.width) {
+            const tfb_idx n = TFB__MIN(r.width, C - c);
+            const tfb_tensor in = tfb__block_of(x, b, r.samples, c, n);
+            tfb_tensor out = tfb__block_of(y, b, r.samples, c, n), k;
+            status = tfb__ckconv_view(ctx, &r, b, c, n, &k);
+            if (status == TFB_OK) status = tfb__ckconv_block(ctx, &r, c, &in, &k, &out);
+        }
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- Its step: the direct sums over all rows so far. --- */
+typedef struct tfb__ckconv_job {
+    tfb__long_call s;    /* x: unused, its places are rows of the state */
+    const tfb_kv *store; /* [B, 1, T, C] as values */
+    tfb_idx b, c, t;     /* of the first sample, channel and output */
+} tfb__ckconv_job;
+
+/* All rows of a sample so far, n channels from c on. */
+static void tfb__ckconv_past(const tfb__ckconv_job *j, tfb_idx b, tfb_idx c, tfb_idx n,
+                             float *panel) {
+    const tfb_kv_layer *l = j->store->layer;
+    const tfb_idx C = l->shape.v_dim;
+    tfb_idx t, rows;
+    for (t = 0; t < j->s.n[2]; t += rows) {
+        char *key, *value;
+        rows = tfb__kv_find(j->store, l, l->row + b, 0, t, &key, &value);
+        rows = TFB__MIN(rows, j->s.n[2] - t);
+        tfb__panel_in(j->s.isa, (const float *)(void *)value + c, 1, C, rows, n,
+                      panel + t * TFB__PANEL);
+    }
+}
+
+/* Some outputs from place t on of all rows so far, into m->y. */
+static void tfb__ckconv_sums(const tfb__long_call *s, const tfb__long_room *m, tfb_idx t,
+                             tfb_idx rows) {
+    const float *x = m->x + t * TFB__PANEL;
+    tfb_idx at[3] = TFB_INIT, i, l;
+    for (i = 0; i < rows; i += m->taps->outputs) {
+        at[2] = t + i;
+        m->taps->outputs = (int)TFB__MIN(TFB__TAP_OUTPUTS, rows - i);
+        m->taps->sum = m->y + i * TFB__PANEL;
+        tfb__long_outputs(s, m, at);
+    }
+    for (i = 0; s->shortcut.ndim && i < rows * TFB__PANEL; i += TFB__PANEL)
+        for (l = 0; l < TFB__PANEL; l++)
+            m->y[i + l] = TFB__FMA(m->shortcut[l], x[i + l], m->y[i + l]);
+}
+
+static void tfb__ckconv_task(void *arg, tfb_idx task, int worker) {
+    const tfb__ckconv_job *j = (const tfb__ckconv_job *)arg;
+    const tfb__long_call *s = &j->s;
+    const tfb_idx B = s->y.shape[0], b = task % B, c = task / B * TFB__PANEL;
+    const tfb_idx n = TFB__MIN(TFB__PANEL, s->y.shape[4] - c), T = s->y.shape[3];
+    tfb__long_room m;
+    tfb_idx t, rows;
+    tfb__long_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &m);
+    tfb__panel_of(s->isa, &s->shortcut, 0, c, n, m.shortcut);
+    tfb__long_in(s, &s->k, b, c, n, m.k);
+    tfb__ckconv_past(j, j->b + b, j->c + c, n, m.x);
+    m.taps->taps = s->taps[2];
+    m.taps->block = m.block;
+    memset((void *)m.block, 0, TFB__TAP_OUTPUTS * TFB__PANEL * sizeof *m.block);
+    for (t = 0; t < T; t += rows) {
+        rows = TFB__MIN(TFB__LONG_ROWS, T - t);
+        tfb__ckconv_sums(s, &m, j->t + t, rows);
+        tfb__panel_out(s->isa, m.y, rows, n,
+                       (float *)s->y.data + b * s->y.stride[0] + t * s->y.stride[3] +
+                           c * s->y.stride[4],
+                       s->y.stride[4], s->y.stride[3], m.turned);
+    }
+}
+
+/* Rows that scratch is taken for: as many as the state can have, or each step of one token
+ * more would have to allocate. */
+static tfb_idx tfb__ckconv_room(const tfb_mixer_state *state, tfb_idx all) {
+    return TFB__MAX(tfb_kv_capacity(&state->kv, 0), all);
+}
+
+/* The outputs y of samples b .. and channels c .. with these taps. */
+static tfb_status tfb__ckconv_next(tfb_ctx *ctx, const tfb__ckconv_run *r,
+                                   const tfb_mixer_state *state, tfb_idx room,
+                                   const tfb_tensor *k, tfb_idx b, tfb_idx c,
+                                   const tfb_tensor *y) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx T = y->shape[1], C = y->shape[2];
+    tfb__ckconv_job j;
+    tfb__long_room unused;
+    tfb_status status;
+    memset((void *)&j, 0, sizeof j);
+    j.store = &state->kv;
+    j.b = b;
+    j.c = c;
+    j.t = state->tokens;
+    j.s.isa = ctx->isa;
+    j.s.k = tfb__long_view(k, y->shape[0], 1);
+    j.s.y = tfb__long_view(y, y->shape[0], 1);
+    j.s.n[0] = j.s.n[1] = j.s.taps[0] = j.s.taps[1] = 1;
+    j.s.n[2] = state->tokens + T;
+    j.s.taps[2] = TFB__MIN(k->shape[0], j.s.n[2]);
+    j.s.k.shape[3] = j.s.taps[2];
+    j.s.places = room;
+    j.s.all_taps = r->m->kind == TFB_CKCONV_TAPS ? k->shape[0] : room;
+    if (r->m->shortcut.ndim) {
+        j.s.shortcut = r->m->shortcut;
+        if (j.s.shortcut.data)
+            j.s.shortcut.data =
+                (float *)r->m->shortcut.data + c * r->m->shortcut.stride[0];
+    }
+    j.s.worker_bytes = tfb__long_carve(&j.s, NULL, &unused);
+    j.s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), j.s.worker_bytes);
+    status = tfb__scratch_ready(ctx, "ckconv mixer");
+    if (status == TFB_OK && !ctx->measuring)
+        tfb__parallel(ctx, y->shape[0] * ((C + TFB__PANEL - 1) / TFB__PANEL),
+                      tfb__ckconv_task, &j);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* Tokens of x [B, T, C] come to the state, y are the outputs there; y may be x. */
+static tfb_status tfb__ckconv_advance(tfb_ctx *ctx, const tfb_ckconv *m,
+                                      const tfb_mix *call, tfb_mixer_state *state,
+                                      const tfb_tensor *x, tfb_tensor *y) {
+    static const float zero = 0;
+    const tfb_idx B = x->shape[0], T = x->shape[1], C = m->channels;
+    const tfb_idx all = state->tokens + T, room = tfb__ckconv_room(state, all);
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor key = tfb_view4(&zero, TFB_F32, B, 1, T, 1), value = key, k;
+    tfb_status status = TFB_OK;
+    tfb__ckconv_run r;
+    tfb_idx b, c, n;
+    key.stride[0] = key.stride[1] = key.stride[2] = 0;
+    value.data = x->data;
+    value.shape[3] = C;
+    value.stride[0] = x->stride[0];
+    value.stride[2] = x->stride[1];
+    value.stride[3] = x->stride[2];
+    status = tfb_kv_append(ctx, &state->kv, 0, &key, &value);
+    if (status == TFB_OK) status = tfb__ckconv_begin(ctx, m, call, &all, room, &r);
+    for (b = 0; status == TFB_OK && T && b < B; b += r.samples) {
+        status = tfb__ckconv_rows(ctx, &r, b);
+        for (c = 0; c < C && status == TFB_OK; c += r.width) {
+            n = TFB__MIN(r.width, C - c);
+            k.ndim = 0;
+            status = tfb__ckconv_view(ctx, &r, b, c, n, &k);
+            if (status == TFB_OK) {
+                const tfb_tensor out = tfb__block_of(y, b, r.samples, c, n);
+                status = tfb__ckconv_next(ctx, &r, state, room, &k, b, c, &out);
+            }
+        }
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* --- The CKConv mixer: its table. --- */
+static tfb_status tfb__ckconv_check_call(tfb_ctx *ctx, const char *fn, const char *name,
+                                         const tfb_ckconv *m, const tfb_tensor *t,
+                                         const tfb_tensor *y) {
+    const int f32 = TFB__MASK(TFB_F32), ndim = m->axes + 2;
+    TFB__TRY(tfb__check(ctx, fn, name, t, f32, ndim, ndim));
+    TFB__TRY(tfb__check_like(ctx, fn, name, t, y, ndim - 1));
+    return tfb__check_extent(ctx, fn, name, t, ndim - 1, m->channels);
+}
+
+static tfb_status tfb__ckconv_mix(tfb_ctx *ctx, const tfb_ckconv *m, const tfb_mix *call,
+                                  tfb_mixer_state *state) {
+    const char *fn = "ckconv mixer";
+    const tfb_tensor *x = m->gated ? call->y : call->v;
+    TFB__TRY(tfb__ckconv_check(ctx, fn, m));
+    TFB__REQUIRE(!state || m->edge[0] == TFB_EDGE_CAUSAL, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: step needs a causal axis", fn);
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "y", m, call->y, call->y));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "v", m, call->v, call->y));
+    if (m->gated) {
+        TFB__TRY(tfb__ckconv_check_call(ctx, fn, "q", m, call->q, call->y));
+        TFB__TRY(tfb__ckconv_check_call(ctx, fn, "k", m, call->k, call->y));
+        TFB__TRY(tfb_mul(ctx, call->k, call->v, call->y));
+    }
+    TFB__TRY(state ? tfb__ckconv_advance(ctx, m, call, state, x, call->y)
+                   : tfb__ckconv_apply(ctx, m, call, x, call->y));
+    return m->gated ? tfb_mul(ctx, call->q, call->y, call->y) : TFB_OK;
+}
+
+static tfb_status tfb__ckconv_forward(tfb_ctx *ctx, void *self, const tfb_mix *call) {
+    return tfb__ckconv_mix(ctx, (const tfb_ckconv *)self, call, NULL);
+}
+
+static tfb_status tfb__ckconv_step(tfb_ctx *ctx, void *self, const tfb_mix *call,
+                                   tfb_mixer_state *state) {
+    return tfb__ckconv_mix(ctx, (const tfb_ckconv *)self, call, state);
+}
+
+static void tfb__ckconv_need(const void *self, tfb_idx channels, tfb_mixer_need *need) {
+    const tfb_ckconv *m = (const tfb_ckconv *)self;
+    if (m->axes != 1 || m->edge[0] != TFB_EDGE_CAUSAL) return;
+    need->kv.kv_heads = need->kv.head_dim = 1; /* a key of nothing */
+    need->kv.v_dim = channels;
+}
+
+static const tfb_mixer_ops tfb__ckconv_ops = {
+    "ckconv",         tfb__ckconv_forward, tfb__ckconv_step,
+    tfb__ckconv_need, tfb__ckconv_flops,   tfb__ckconv_params,
+};
+
+TFB_API tfb_mixer tfb_ckconv_as_mixer(tfb_ckconv *m) {
+    tfb_mixer mixer;
+    mixer.ops = &tfb__ckconv_ops;
+    mixer.self = m;
+    return mixer;
+}
+
+/* --- The Hyena mixer. --- */
+static tfb_fn tfb__hyena_gate2(const tfb_hyena *m) {
+    return m->gate2_set ? m->gate2 : m->gate1;
+}
+
+static tfb_idx tfb__hyena_taps(const tfb_hyena *m) {
+    tfb_idx taps = 1;
+    int i;
+    for (i = 1; i < m->short_w.ndim; i++) taps *= m->short_w.shape[i];
+    return taps;
+}
+
+static tfb_status tfb__hyena_check(tfb_ctx *ctx, const char *fn, const tfb_hyena *m,
+                                   int step) {
+    const tfb_idx C = m->conv.channels;
+    const int f32 = TFB__MASK(TFB_F32);
+    const tfb_tensor *w = &m->short_w;
+    TFB__TRY(tfb__ckconv_check(ctx, fn, &m->conv));
+    TFB__REQUIRE((int)m->gate1 >= 0 && m->gate1 < TFB__FNS && (int)m->gate2 >= 0 &&
+                     m->gate2 < TFB__FNS,
+                 ctx, TFB_ERR_ARG, "%s: a gate is no function", fn);
+    TFB__TRY(tfb__check_vector(ctx, fn, "q_weight",
+                               m->q_weight.ndim ? &m->q_weight : NULL, f32, C));
+    TFB__TRY(tfb__check_vector(ctx, fn, "k_weight",
+                               m->k_weight.ndim ? &m->k_weight : NULL, f32, C));
+    TFB__TRY(tfb__check_vector(ctx, fn, "z_weight",
+                               m->z_weight.ndim ? &m->z_weight : NULL, f32, C));
+    TFB__TRY(tfb__check_vector(ctx, fn, "y_weight",
+                               m->y_weight.ndim ? &m->y_weight : NULL, f32, C));
+    TFB__REQUIRE(!step || m->conv.edge[0] == TFB_EDGE_CAUSAL, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: step needs a causal axis", fn);
+    if (!w->ndim) return TFB_OK;
+    TFB__REQUIRE(!step || m->short_causal, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: step needs a causal short convolution", fn);
+    TFB__REQUIRE(!m->short_causal || m->conv.axes == 1, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: a causal short convolution needs one axis", fn);
+    TFB__TRY(tfb__check(ctx, fn, "short_w", w, f32, m->conv.axes + 1, m->conv.axes + 1));
+    TFB__REQUIRE(w->shape[0] > 0 && 3 * C % w->shape[0] == 0 && tfb__hyena_taps(m) > 0,
+                 ctx, TFB_ERR_SHAPE, "%s: short_w has %d groups of %d taps for 3 * %d",
+                 fn, w->shape[0], tfb__hyena_taps(m), C);
+    return TFB_OK;
+}
+
+/* The short convolution of channels c .. of part 0, 1, 2: q, k, v. y [B, .., n] */
+static tfb_status tfb__hyena_short(tfb_ctx *ctx, const tfb_hyena *m, int part,
+                                   const tfb_tensor *x, tfb_idx c, tfb_mixer_state *state,
+                                   tfb_tensor *y) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx C = m->conv.channels, n = y->shape[y->ndim - 1];
+    const tfb_idx taps = tfb__hyena_taps(m), each = 3 * C / m->short_w.shape[0];
+    const tfb_tensor in = tfb__block_of(x, 0, x->shape[0], c, n);
+    const int d = m->conv.axes;
+    tfb_tensor w = tfb__view(NULL, TFB_F32, d, m->short_w.shape + 1), past;
+    tfb_long_conv_opts o;
+    tfb_conv1d_opts causal;
+    tfb_status status;
+    tfb_idx i, j;
+    w.shape[w.ndim++] = n;
+    tfb__dense_strides(&w);
+    w.data = tfb__take(ctx, taps, (size_t)n * sizeof(float));
+    status = tfb__scratch_ready(ctx, "hyena mixer");
+    memset((void *)&o, 0, sizeof o);
+    memset((void *)&causal, 0, sizeof causal);
+    o.method = TFB_CONV_DIRECT;
+    for (i = 0; w.data && i < n; i++) { /* from cross-correlation: the last tap first */
+        const tfb_idx row = (part * C + c + i) / each;
+        for (j = 0; j < taps; j++)
+            ((float *)w.data)[(m->short_causal ? j : taps - 1 - j) * n + i] =
+                ((const float *)
+                     m->short_w.data)[tfb__offset(&m->short_w, d + 1, row * taps + j)];
+    }
+    if (status == TFB_OK && !m->short_causal) status = tfb_long_conv(ctx, &in, &w, &o, y);
+    if (status == TFB_OK && m->short_causal) {
+        past = tfb_view3(NULL, TFB_F32, x->shape[0], taps - 1, n);
+        past.stride[0] = (taps - 1) * 3 * C;
+        past.stride[1] = 3 * C;
+        if (state && state->carried[0].data)
+            past.data = (float *)state->carried[0].data + part * C + c;
+        if (state) causal.state = &past;
+        w.shape[0] = n;
+        w.shape[1] = taps;
+        w.stride[0] = 1;
+        w.stride[1] = n;
+        status = tfb_causal_conv1d(ctx, &in, &w, &causal, y);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* y = the short convolution of a part, all channels, in blocks. */
+static tfb_status tfb__hyena_part(tfb_ctx *ctx, const tfb_hyena *m, int part,
+                                  const tfb_tensor *x, tfb_mixer_state *state,
+                                  tfb_tensor *y) {
+    const tfb_idx C = m->conv.channels, width = TFB__CKCONV_WIDTH * tfb__workers(ctx);
+    tfb_idx c;
+    for (c = 0; c < C; c += width) {
+        tfb_tensor out = tfb__block_of(y, 0, y->shape[0], c, TFB__MIN(width, C - c));
+        TFB__TRY(tfb__hyena_short(ctx, m, part, x, c, state, &out));
+    }
+    return TFB_OK;
+}
+
+static tfb_status tfb__hyena_norm(tfb_ctx *ctx, const tfb_hyena *m, tfb_qk_norm kind,
+                                  const tfb_tensor *weight, const tfb_tensor *x,
+                                  tfb_tensor *y) {
+    tfb_norm_opts o;
+    memset((void *)&o, 0, sizeof o);
+    if (weight->ndim) o.weight = weight;
+    o.eps = m->eps;
+    o.eps_set = m->eps_set;
+    return kind == TFB_QK_NORM_L2 ? tfb_l2norm(ctx, x, &o, y)
+                                  : tfb_rmsnorm(ctx, x, &o, y);
+}
+
+/* y = a * gate(short(x)), in blocks: what the gate is of exists for one at a time. */
+static tfb_status tfb__hyena_gated(tfb_ctx *ctx, const tfb_hyena *m, int part,
+                                   const tfb_tensor *a, tfb_fn gate, const tfb_tensor *x,
+                                   tfb_mixer_state *state, tfb_tensor *y) {
+    const tfb_idx C = m->conv.channels, most = TFB__CKCONV_WIDTH * tfb__workers(ctx);
+    const tfb_idx width = TFB__MIN(C, most), B = y->shape[0];
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_tensor room = tfb__take_like(ctx, y, width);
+    tfb_status status = tfb__scratch_ready(ctx, "hyena mixer");
+    tfb_idx c;
+    for (c = 0; c < C && status == TFB_OK; c += width) {
+        const tfb_idx n = TFB__MIN(width, C - c);
+        const tfb_tensor in = tfb__block_of(x, 0, B, c, n);
+        const tfb_tensor left = tfb__block_of(a, 0, B, c, n);
+        tfb_tensor out = tfb__block_of(y, 0, B, c, n), g = room;
+        g.shape[g.ndim - 1] = n;
+        tfb__dense_strides(&g);
+        if (m->short_w.ndim) status = tfb__hyena_short(ctx, m, part, x, c, state, &g);
+        if (status == TFB_OK && (gate || !m->short_w.ndim))
+            status = tfb_map(ctx, gate, m->short_w.ndim ? &g : &in, &g);
+        if (status == TFB_OK) status = tfb_mul(ctx, &left, &g, &out);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* Up to z = q gate1(k), normed, in y. */
+static tfb_status tfb__hyena_z(tfb_ctx *ctx, const tfb_hyena *m, const tfb_mix *call,
+                               tfb_mixer_state *state) {
+    const tfb_tensor *q = call->q, *k = call->k;
+    const int both = m->qk_norm && m->gate1 == TFB_FN_IDENTITY;
+    tfb_tensor *y = call->y, keys;
+    if (m->short_w.ndim) {
+        TFB__TRY(tfb__hyena_part(ctx, m, 0, q, state, y));
+        q = y;
+    }
+    if (m->qk_norm) {
+        TFB__TRY(tfb__hyena_norm(ctx, m, m->qk_norm, &m->q_weight, q, y));
+        q = y;
+    }
+    if (both) { /* the norm needs all channels */
+        const tfb__mark mark = tfb__scratch_begin(ctx);
+        tfb_status status;
+        keys = tfb__take_like(ctx, y, m->conv.channels);
+        status = tfb__scratch_ready(ctx, "hyena mixer");
+        if (m->short_w.ndim && status == TFB_OK)
+            status = tfb__hyena_part(ctx, m, 1, k, state, &keys);
+        if (m->short_w.ndim) k = &keys;
+        if (status == TFB_OK)
+            status = tfb__hyena_norm(ctx, m, m->qk_norm, &m->k_weight, k, &keys);
+        if (status == TFB_OK) status = tfb_mul(ctx, q, &keys, y);
+        TFB__TRY(tfb__scratch_end(ctx, mark, status));
+    } else TFB__TRY(tfb__hyena_gated(ctx, m, 1, q, m->gate1, k, state, y));
+    if (!m->norm) return TFB_OK;
+    return tfb__hyena_norm(ctx, m, m->norm, &m->z_weight, y, y);
+}
+
+/* SEMANTICS 5.2, in this order; all of it in y. */
+static tfb_status tfb__hyena_mix(tfb_ctx *ctx, const tfb_hyena *m, const tfb_mix *call,
+                                 tfb_mixer_state *state) {
+    const char *fn = "hyena mixer";
+    tfb_tensor *y = call->y;
+    TFB__TRY(tfb__hyena_check(ctx, fn, m, state != NULL));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "y", &m->conv, y, y));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "q", &m->conv, call->q, y));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "k", &m->conv, call->k, y));
+    TFB__TRY(tfb__ckconv_check_call(ctx, fn, "v", &m->conv, call->v, y));
+    TFB__TRY(tfb__ckconv_check_cond(ctx, fn, &m->conv, call->cond, y->shape[0]));
+    TFB__TRY(tfb__hyena_z(ctx, m, call, state));
+    TFB__TRY(state ? tfb__ckconv_advance(ctx, &m->conv, call, state, y, y)
+                   : tfb__ckconv_apply(ctx, &m->conv, call, y, y));
+    TFB__TRY(tfb__hyena_gated(ctx, m, 2, y, tfb__hyena_gate2(m), call->v, state, y));
+    if (!m->out_norm) return TFB_OK;
+    return tfb__hyena_norm(ctx, m, m->out_norm, &m->y_weight, y, y);
+}
+
+static tfb_status tfb__hyena_forward(tfb_ctx *ctx, void *self, const tfb_mix *call) {
+    return tfb__hyena_mix(ctx, (const tfb_hyena *)self, call, NULL);
+}
+
+static tfb_status tfb__hyena_step(tfb_ctx *ctx, void *self, const tfb_mix *call,
+                                  tfb_mixer_state *state) {
+    return tfb__hyena_mix(ctx, (const tfb_hyena *)self, call, state);
+}
+
+static void tfb__hyena_need(const void *self, tfb_idx channels, tfb_mixer_need *need) {
+    const tfb_hyena *m = (const tfb_hyena *)self;
+    tfb__ckconv_need(&m->conv, channels, need);
+    if (m->short_w.ndim && m->short_causal)
+        need->carried[0] = (tfb__hyena_taps(m) - 1) * 3 * channels;
+}
+
+static int64_t tfb__hyena_flops(const void *self, tfb_idx channels,
+                                const tfb_idx *spatial, int axes, int inference) {
+    const tfb_hyena *m = (const tfb_hyena *)self;
+    const double C = (double)channels;
+    double n = tfb__ckconv_cost(&m->conv, C, spatial, inference), CT = C;
+    int i;
+    if (axes != m->conv.axes || n < 0) return -1;
+    for (i = 0; i < axes; i++) CT = CT * (double)spatial[i];
+    if (m->short_w.ndim) n = n + 6 * CT * (double)tfb__hyena_taps(m);
+    if (m->qk_norm) n = n + 3 * CT * (m->gate1 == TFB_FN_IDENTITY ? 2 : 1);
+    n = n + 2 * CT;
+    if (m->gate1 != TFB_FN_IDENTITY) n = n + CT;
+    if (tfb__hyena_gate2(m) != TFB_FN_IDENTITY) n = n + CT;
+    n = n + 3 * CT * ((m->norm != 0) + (m->out_norm != 0));
+    return n < 9e15 ? (int64_t)n : -1;
+}
+
+static tfb_status tfb__hyena_params(void *self, tfb_param_fn visit, void *user) {
+    static const char *const name[] = {"hyena.short_w", "hyena.q_weight",
+                                       "hyena.k_weight", "hyena.z_weight",
+                                       "hyena.y_weight"};
+    tfb_hyena *m = (tfb_hyena *)self;
+    tfb_tensor *t[5];
+    int i;
+    t[0] = &m->short_w;
+    t[1] = &m->q_weight;
+    t[2] = &m->k_weight;
+    t[3] = &m->z_weight;
+    t[4] = &m->y_weight;
+    for (i = 0; i < 5; i++)
+        if (t[i]->ndim) TFB__TRY(visit(user, name[i], t[i]));
+    return tfb__ckconv_params(&m->conv, visit, user);
+}
+
+static const tfb_mixer_ops tfb__hyena_ops = {
+    "hyena",         tfb__hyena_forward, tfb__hyena_step,
+    tfb__hyena_need, tfb__hyena_flops,   tfb__hyena_params,
+};
+
+TFB_API tfb_mixer tfb_hyena_as_mixer(tfb_hyena *m) {
+    tfb_mixer mixer;
+    mixer.ops = &tfb__hyena_ops;
+    mixer.self = m;
+    return mixer;
+}
+
+static const char *tfb__hyena_bad(const tfb_hyena_opts *o) {
+    const tfb_idx far = (tfb_idx)1 << 20;
+    const int axes = o->conv.axes ? o->conv.axes : 1;
+    const char *bad = tfb__ckconv_bad(&o->conv);
+    int i, some = 0, none = 0;
+    if (bad) return bad;
+    if (o->conv.gated) return "conv.gated, hyena having gates of its own,";
+    for (i = 0; i < axes; i++) {
+        if (o->short_taps[i] < 0 || o->short_taps[i] > far) return "short_taps";
+        some += o->short_taps[i] > 0;
+        none += o->short_taps[i] == 0;
+    }
+    if (some && none) return "short_taps";
+    if (o->short_causal && axes > 1) return "short_causal, which needs one axis,";
+    if (o->short_groups < 0 ||
+        (o->short_groups && 3 * o->conv.channels % o->short_groups))
+        return "short_groups";
+    if ((int)o->gate1 < 0 || o->gate1 >= TFB__FNS || (int)o->gate2 < 0 ||
+        o->gate2 >= TFB__FNS)
+        return "gate1 or gate2";
+    if ((int)o->qk_norm < 0 || o->qk_norm > TFB_QK_NORM_L2 || (int)o->norm < 0 ||
+        o->norm > TFB_QK_NORM_L2 || (int)o->out_norm < 0 || o->out_norm > TFB_QK_NORM_L2)
+        return "a norm";
+    return NULL;
+}
+
+/* What opts say, with the weights of its own; the convolution's follow. */
+static tfb_hyena tfb__hyena_carve(tfb__carver *c, const tfb_hyena_opts *o) {
+    const tfb_idx C = o->conv.channels;
+    tfb_idx taps = 1;
+    tfb_hyena m;
+    int i;
+    memset((void *)&m, 0, sizeof m);
+    m.conv = tfb__ckconv_shape(&o->conv);
+    m.gate1 = o->gate1;
+    m.gate2 = o->gate2;
+    m.gate2_set = o->gate2_set;
+    m.qk_norm = o->qk_norm;
+    m.norm = o->norm;
+    m.out_norm = o->out_norm;
+    m.short_causal = o->short_causal != 0;
+    for (i = 0; i < m.conv.axes; i++)
+        taps = (tfb_idx)tfb__size_mul((size_t)taps, (size_t)o->short_taps[i]);
+    if (taps) {
+        m.short_w = tfb__carve(c, 2, o->short_groups ? o->short_groups : 3 * C, taps);
+        m.short_w.ndim = 1 + m.conv.axes;
+        for (i = 0; i < m.conv.axes; i++) m.short_w.shape[1 + i] = o->short_taps[i];
+        tfb__dense_strides(&m.short_w);
+    }
+    if (m.qk_norm) m.q_weight = tfb__carve(c, 1, C, 0);
+    if (m.qk_norm && m.gate1 == TFB_FN_IDENTITY) m.k_weight = tfb__carve(c, 1, C, 0);
+    if (m.norm) m.z_weight = tfb__carve(c, 1, C, 0);
+    if (m.out_norm) m.y_weight = tfb__carve(c, 1, C, 0);
+    tfb__draw(c, &m.short_w, tfb__fan_in(taps));
+    tfb__fill(&m.q_weight, 1.0f);
+    tfb__fill(&m.k_weight, 1.0f);
+    tfb__fill(&m.z_weight, 1.0f);
+    tfb__fill(&m.y_weight, 1.0f);
+    tfb__ckconv_carve(c, &o->conv, &m.conv);
+    return m;
+}
+
+TFB_API size_t tfb_hyena_bytes(const tfb_hyena_opts *opts) {
+    tfb__carver c;
+    if (!opts || tfb__hyena_bad(opts)) return 0;
+    memset((void *)&c, 0, sizeof c);
+    (void)tfb__hyena_carve(&c, opts);
+    return c.used < (size_t)-1 / 2 ? c.used : 0;
+}
+
+TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_opts *opts,
+                                  void *mem, size_t mem_bytes) {
+    const char *fn = "tfb_hyena_init";
+    const size_t need = tfb_hyena_bytes(opts);
+    tfb__carver c;
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(m && opts, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, m ? "opts" : "m");
+    TFB__REQUIRE(!tfb__hyena_bad(opts), ctx, TFB_ERR_RANGE, "%s: %s is not legal", fn,
+                 tfb__hyena_bad(opts));
+    TFB__REQUIRE(need, ctx, TFB_ERR_RANGE, "%s: the size overflows", fn);
+    TFB__TRY(tfb__check_memory(ctx, fn, mem, mem_bytes, need, 4));
+    if (ctx->measuring) return TFB_OK;
+    memset((void *)&c, 0, sizeof c);
+    c.mem = (char *)mem;
+    c.seed = opts->conv.seed;
+    *m = tfb__hyena_carve(&c, opts);
+    tfb__ckconv_fill(&c, &opts->conv, &m->conv);
+    return TFB_OK;
+}
+
+/* ===== [22] TAIL ==================================================================== */
 
 #ifdef __cplusplus
 }

@@ -77,10 +77,10 @@ static tfb_idx whole(const ref_case *c, const char *name, tfb_idx otherwise) {
     return (tfb_idx)number(c, name, (double)otherwise);
 }
 
-static tfb_fn function_of(const ref_case *c) {
+static tfb_fn function_of(const ref_case *c, const char *attr) {
 #define NAME_OF(NAME, name) #name,
     static const char *const names[] = {TFB_FN_LIST(NAME_OF)};
-    const char *act = text(c, "act", "none");
+    const char *act = text(c, attr, "none");
     int i;
     for (i = 0; i < TFB__FNS; i++)
         if (!strcmp(act, names[i])) return (tfb_fn)i;
@@ -130,7 +130,7 @@ static void compare_chain(const ref_case *c, const char *name, const tfb_tensor 
 static void run_act(const ref_case *c) {
     const tfb_tensor x = need(c, 'i', "x"), want = need(c, 'o', "y");
     tfb_tensor y = result(c, "y");
-    const tfb_fn fn = function_of(c);
+    const tfb_fn fn = function_of(c, "act");
     const double more = fn == TFB_FN_GELU_TANH || fn == TFB_FN_GELU_ERF ? 6.3e-7 : 0;
     double *tol = bounds(c, "y");
     tfb_idx i;
@@ -183,7 +183,7 @@ static void run_linear(const ref_case *c) {
     memset(&o, 0, sizeof o);
     o.bias = input(c, "b");
     o.residual = input(c, "resid");
-    o.act = function_of(c);
+    o.act = function_of(c, "act");
     linear_bounds(c, w.shape[1], tol);
     CHECK_OK(&ctx, tfb_linear(&ctx, &x, &w, &o, &y));
     compare(c, "y", &y, tol);
@@ -741,7 +741,7 @@ static void run_ffn_glu(const ref_case *c) {
     const tfb_tensor w = stacked(&wg, &wu);
     tfb_tensor b, h, y;
     if (bg && bu) b = stacked(bg, bu);
-    h = project(&x, &w, bg ? &b : NULL, NULL, function_of(c), TFB_GATE_HALVES);
+    h = project(&x, &w, bg ? &b : NULL, NULL, function_of(c, "act"), TFB_GATE_HALVES);
     y = project(&h, &wd, input(c, "bd"), NULL, TFB_FN_IDENTITY, TFB_GATE_NONE);
     compare_chain(c, "h", &h, w.shape[1] + 16);
     compare_chain(c, "y", &y, w.shape[1] + wd.shape[1] + 16);
@@ -816,7 +816,7 @@ static void run_conv1d(const ref_case *c) {
     tfb_conv1d_opts o;
     memset(&o, 0, sizeof o);
     o.bias = input(c, "b");
-    o.act = function_of(c);
+    o.act = function_of(c, "act");
     if (carried) {
         state = carried_by(c, "before", "last");
         view = permuted(state, 0, 2, 1, 0);
@@ -906,6 +906,66 @@ static void run_mamba(const ref_case *c) {
     tfb_mixer_state_free(&state);
 }
 
+/* The kernel of an input as long as the lags reach; coordinates are those of the case. */
+static void run_siren(const ref_case *c) {
+    const tfb_tensor coords = need(c, 'i', "coords");
+    const tfb_idx n = (coords.shape[0] + 1) / 2;
+    tfb_tensor k;
+    tfb_ckconv m;
+    memset(&m, 0, sizeof m);
+    CHECK(coords.shape[1] == 1 && whole(c, "layers", 0) == 3, "axes or layers");
+    m.axes = m.layers = 1;
+    m.length[0] = n;
+    m.omega = (float)number(c, "omega", 0);
+    m.w0 = need(c, 'i', "w0"), m.b0 = need(c, 'i', "b0");
+    m.w[0] = need(c, 'i', "w1"), m.b[0] = need(c, 'i', "b1");
+    m.w_out = need(c, 'i', "w2"), m.b_out = need(c, 'i', "b2");
+    m.channels = m.w_out.shape[0];
+    k = result(c, "k");
+    k = permuted(k, 1, 0, 2, 2); /* [taps, C] */
+    CHECK_OK(&ctx, tfb_ckconv_kernel(&ctx, &m, &n, 1, NULL, &k));
+    k = permuted(k, 1, 0, 2, 2);
+    compare_chain(c, "k", &k, (tfb_idx)m.omega * (coords.shape[0] + 8));
+}
+
+/* A kernel that is given, its taps in the case's [C, T]; the short one is turned round,
+ * the case's being a true convolution. */
+static void run_hyena(const ref_case *c) {
+    const tfb_tensor x = need(c, 'i', "x"), w = need(c, 'i', "short");
+    const tfb_tensor k = need(c, 'i', "k");
+    const int causal = !strcmp(text(c, "mode", ""), "causal");
+    tfb_tensor y = result(c, "y"), turned = w;
+    tfb_mixer_state state;
+    tfb_hyena m;
+    tfb_qkv b;
+    memset(&m, 0, sizeof m);
+    memset(&b, 0, sizeof b);
+    CHECK(causal && x.ndim == 3, "not a causal sequence");
+    turned.data = (float *)w.data + w.shape[1] - 1;
+    turned.stride[1] = -1;
+    m.gate1 = function_of(c, "gate1");
+    m.gate2 = function_of(c, "gate2");
+    m.gate2_set = m.short_causal = 1;
+    m.short_w = turned;
+    m.conv.channels = b.channels = b.kv_channels = x.shape[2];
+    m.conv.axes = 1;
+    m.conv.edge[0] = TFB_EDGE_CAUSAL;
+    m.conv.method = TFB_CONV_DIRECT;
+    m.conv.kind = TFB_CKCONV_TAPS;
+    m.conv.taps = permuted(k, 1, 0, 2, 2);
+    m.conv.shortcut = need(c, 'i', "skip");
+    b.wqkv = need(c, 'i', "wqkv"), b.bqkv = need(c, 'i', "bqkv");
+    b.wout = need(c, 'i', "wo"), b.bout = need(c, 'i', "bo");
+    b.mixer = tfb_hyena_as_mixer(&m);
+    CHECK_OK(&ctx, tfb_qkv_forward(&ctx, &b, &x, NULL, &y));
+    compare_chain(c, "y", &y, 3 * x.shape[2] + w.shape[1] + x.shape[1] + 8);
+    same_by_block(&b, &x, NULL, &y, &state);
+    tfb_mixer_state_free(&state);
+    m.conv.method = TFB_CONV_AUTO;
+    CHECK_OK(&ctx, tfb_qkv_forward(&ctx, &b, &x, NULL, &y));
+    compare_chain(c, "y", &y, 3 * x.shape[2] + w.shape[1] + 2 * x.shape[1] + 8);
+}
+
 static const struct {
     const char *op;
     void (*run)(const ref_case *c);
@@ -929,7 +989,9 @@ static const struct {
                   {"causal_conv1d", run_conv1d},
                   {"selective_scan", run_scan},
                   {"ssd", run_scan},
-                  {"mamba_block", run_mamba}};
+                  {"mamba_block", run_mamba},
+                  {"siren_kernel", run_siren},
+                  {"hyena", run_hyena}};
 
 /* --- The cases. --- */
 #define GRADIENT "gradients are not in this version"
@@ -952,7 +1014,7 @@ static const struct {
     {"block_llama", NULL},
     {"bmm_7_1_8_3", NULL},
     {"cconv_k4_silu", NULL},
-    {"ckconv_kernel_1d", LATER},
+    {"ckconv_kernel_1d", NULL},
     {"conv1_causal_33", LATER},
     {"conv2_circ_16x12", LATER},
     {"ffn_geglu_m2_c65_h31", NULL},
@@ -960,7 +1022,7 @@ static const struct {
     {"glubwd", GRADIENT},
     {"gqa_chunk_h6_k2", NULL},
     {"gqa_h9_k3_c1", NULL},
-    {"hyena_causal", LATER},
+    {"hyena_causal", NULL},
     {"kv_one_shot", NULL},
     {"linbwd_gelu_erf_m3_o64_i65", GRADIENT},
     {"linbwd_relu_m1_o1_i1", GRADIENT},

@@ -1145,6 +1145,69 @@ static void conv(void) {
         }
 }
 
+/* --- taps: outputs that share inputs --- */
+/* Runs at any place, their taps beyond either end too; some calls, as if of one block. */
+static void taps_case(int outputs, tfb_idx n, tfb_idx count) {
+    float *x = numbers(n * 16, 1), *k = numbers(count * 16, 1), *want, *sums;
+    tfb_idx j, tap, r, l;
+    int calls = (int)t_int(1, 3), i;
+    tfb__taps t;
+    memset((void *)&t, 0, sizeof t);
+    poison(x, n * 16);
+    poison(k, count * 16);
+    t.taps = count;
+    t.outputs = outputs;
+    t.begun = t_rand() & 255;
+    t.block = room(outputs * 16);
+    t.sum = numbers(outputs * 16, 1);
+    sums = copy_of(t.sum, outputs * 16);
+    want = room(outputs * 16);
+    for (l = 0; l < outputs * 16; l++) want[l] = t.block[l] = 0;
+    while (calls-- > 0) {
+        unsigned met = t.met;
+        const unsigned begun = t.begun;
+        t.last = calls == 0;
+        t.runs = (int)t_int(0, 3);
+        for (i = 0; i < t.runs; i++) {
+            tfb__tap_run *u = &t.run[i];
+            const tfb_idx at = t_int(0, n - 1);
+            u->x = x + at * 16;
+            u->k = k;
+            u->inputs = t_int(1, n - at);
+            u->tap = t_int(-8, count + n);
+            for (r = 0; r < outputs; r++)
+                for (j = 0; j < u->inputs; j++) {
+                    tap = u->tap + r - j;
+                    if (tap < 0 || tap >= count) continue;
+                    met |= 1u << r;
+                    for (l = 0; l < 16; l++)
+                        want[r * 16 + l] =
+                            TFB__FMA(u->x[j * 16 + l], k[tap * 16 + l], want[r * 16 + l]);
+                }
+        }
+        isa->taps(&t);
+        CHECK(t.met == (t.last ? 0 : met), "met %x, wanted %x", t.met, met);
+        CHECK(t.begun == (t.last ? begun | met : begun), "begun %x", t.begun);
+        for (l = 0; t.last && l < outputs * 16; l++) {
+            if (met >> l / 16 & 1)
+                sums[l] = begun >> l / 16 & 1 ? sums[l] + want[l] : want[l];
+            want[l] = 0;
+        }
+        CHECK_BITS(t.block, want, outputs * 16, "block of %d outputs, %ld taps", outputs,
+                   (long)count);
+    }
+    CHECK_BITS(t.sum, sums, outputs * 16, "sums of %d outputs, %ld taps", outputs,
+               (long)count);
+    done("taps");
+}
+
+static void taps(void) {
+    static const tfb_idx counts[] = {1, 2, 3, 7, 8, 9, 15, 40, 300};
+    int i;
+    for (i = 0; i < 300; i++)
+        taps_case((int)t_int(1, TFB__TAP_OUTPUTS), PICK(lengths), PICK(counts));
+}
+
 /* kind: exponents of one sign, of both without and with softplus. */
 static void scan_numbers(tfb__scan *k, int kind) {
     const tfb_idx n_a = (k->one ? 1 : k->n) * 16;
@@ -1251,6 +1314,7 @@ static const kernel_test tests[] = {
     {"turns", turns},         {"rotate", rotate},
     {"attention", attention}, {"merge", merge},
     {"conv", conv},           {"scan", scan},
+    {"taps", taps},
 };
 
 static void run_one(const char *name, const kernel_test *test) {

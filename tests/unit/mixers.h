@@ -1,4 +1,5 @@
-/* mixers.h - what test_mixers.c and test_mixer_states.c share: blocks of many kinds. */
+/* mixers.h - what test_mixers.c, test_mixer_states.c, test_ckconv.c and test_hyena.c share:
+ * blocks of many kinds. */
 #ifndef MIXERS_H
 #define MIXERS_H
 
@@ -27,6 +28,7 @@ typedef struct kind {
     tfb_qk_norm norm;
     int norm_last, weights, rotate, bias;
     int mamba; /* 1; 2: both directions */
+    int longs; /* a long convolution: CKCONV, GATED, HYENA */
 } kind;
 
 #define BR   TFB_CAUSAL_BOTTOM_RIGHT
@@ -35,18 +37,24 @@ typedef struct kind {
 #define RMS  TFB_QK_NORM_RMS
 #define L2   TFB_QK_NORM_L2
 
+enum { CKCONV = 1, GATED, HYENA };
+
 static const kind kinds[] = {
-    {"plain", 12, 2, 2, 0, BR, NONE, 0, 0, 0, 0, 0},
-    {"biased, grouped, rope, rms", 48, 4, 2, 0, BR, RMS, 0, 1, 1, 1, 0},
-    {"one kv head, window, rope, l2 last", 24, 2, 1, 5, BR, L2, 1, 0, 1, 1, 0},
-    {"odd head, rms", 15, 3, 3, 0, BR, RMS, 0, 0, 0, 1, 0},
-    {"mamba", 9, 0, 0, 0, OPEN, NONE, 0, 0, 0, 1, 1},
-    {"wide mamba", 34, 0, 0, 0, OPEN, NONE, 0, 0, 0, 0, 1},
-    {"open", 48, 4, 1, 0, OPEN, RMS, 1, 1, 1, 1, 0},
-    {"one channel", 1, 1, 1, 0, OPEN, NONE, 0, 0, 0, 1, 0},
-    {"mamba both ways", 10, 0, 0, 0, OPEN, NONE, 0, 0, 0, 1, 2},
+    {"plain", 12, 2, 2, 0, BR, NONE, 0, 0, 0, 0, 0, 0},
+    {"biased, grouped, rope, rms", 48, 4, 2, 0, BR, RMS, 0, 1, 1, 1, 0, 0},
+    {"one kv head, window, rope, l2 last", 24, 2, 1, 5, BR, L2, 1, 0, 1, 1, 0, 0},
+    {"odd head, rms", 15, 3, 3, 0, BR, RMS, 0, 0, 0, 1, 0, 0},
+    {"mamba", 9, 0, 0, 0, OPEN, NONE, 0, 0, 0, 1, 1, 0},
+    {"wide mamba", 34, 0, 0, 0, OPEN, NONE, 0, 0, 0, 0, 1, 0},
+    {"ckconv", 5, 0, 0, 0, BR, NONE, 0, 0, 0, 0, 0, CKCONV},
+    {"gated ckconv", 20, 0, 0, 0, BR, NONE, 0, 0, 0, 1, 0, GATED},
+    {"hyena", 9, 0, 0, 0, BR, NONE, 0, 0, 0, 1, 0, HYENA},
+    {"wide hyena, normed", 70, 0, 0, 0, BR, RMS, 0, 0, 0, 0, 0, HYENA},
+    {"open", 48, 4, 1, 0, OPEN, RMS, 1, 1, 1, 1, 0, 0},
+    {"one channel", 1, 1, 1, 0, OPEN, NONE, 0, 0, 0, 1, 0, 0},
+    {"mamba both ways", 10, 0, 0, 0, OPEN, NONE, 0, 0, 0, 1, 2, 0},
 };
-enum { STEPPED = 6 }; /* the first ones can be stepped */
+enum { STEPPED = 10 }; /* the first ones can be stepped */
 #define EACH_KIND(k)    for (k = kinds; k < kinds + COUNT(kinds); k++)
 #define EACH_STEPPED(k) for (k = kinds; k < kinds + STEPPED; k++)
 
@@ -54,6 +62,7 @@ typedef struct rig { /* not to be moved: the block points to its mixer */
     tfb_qkv block;
     tfb_attention_mixer att;
     tfb_mamba mamba;
+    tfb_hyena hyena; /* or its convolution alone */
     void *mem, *core;
     float weight[2][64];
 } rig;
@@ -74,7 +83,41 @@ static void rig_attention(rig *r, const kind *k) {
     r->att.k_weight = tfb_view1(r->weight[1], TFB_F32, D);
 }
 
-static void rig_new(tfb_ctx *ctx, rig *r, const kind *k) {
+/* Of one causal axis, by direct sums, so that steps have its bits. */
+static void rig_long(tfb_ctx *ctx, rig *r, const kind *k, tfb_mixer *mixer) {
+    tfb_hyena_opts o;
+    size_t n;
+    memset((void *)&o, 0, sizeof o);
+    o.conv.channels = k->C;
+    o.conv.edge[0] = TFB_EDGE_CAUSAL;
+    o.conv.length[0] = 64; /* coordinates run past 1 */
+    o.conv.kind = k->norm   ? TFB_CKCONV_TAPS
+                  : k->bias ? TFB_CKCONV_SIREN
+                            : TFB_CKCONV_FOURIER;
+    o.conv.mask = k->bias ? TFB_CKCONV_EXPONENTIAL : TFB_CKCONV_OPEN;
+    o.conv.method = TFB_CONV_DIRECT;
+    o.conv.gated = k->longs == GATED;
+    o.conv.hidden = 4;
+    o.conv.layers = k->bias ? 0 : 2;
+    o.conv.seed = 13;
+    o.short_taps[0] = 3;
+    o.short_causal = 1;
+    o.gate1 = k->norm ? TFB_FN_IDENTITY : TFB_FN_SILU;
+    o.gate2 = TFB_FN_SIGMOID;
+    o.gate2_set = 1;
+    o.qk_norm = o.norm = o.out_norm = k->norm;
+    n = k->longs == HYENA ? tfb_hyena_bytes(&o) : tfb_ckconv_bytes(&o.conv);
+    r->core = bytes_new(n);
+    if (k->longs == HYENA) {
+        CHECK_OK(ctx, tfb_hyena_init(ctx, &r->hyena, &o, r->core, n));
+        *mixer = tfb_hyena_as_mixer(&r->hyena);
+    } else {
+        CHECK_OK(ctx, tfb_ckconv_init(ctx, &r->hyena.conv, &o.conv, r->core, n));
+        *mixer = tfb_ckconv_as_mixer(&r->hyena.conv);
+    }
+}
+
+TFB__UNUSED static void rig_new(tfb_ctx *ctx, rig *r, const kind *k) {
     tfb_qkv_opts o;
     tfb_mamba_opts m;
     memset((void *)r, 0, sizeof *r);
@@ -83,7 +126,8 @@ static void rig_new(tfb_ctx *ctx, rig *r, const kind *k) {
     o.channels = k->C;
     o.bias = k->bias;
     o.seed = 7;
-    if (k->mamba) {
+    if (k->longs) rig_long(ctx, r, k, &o.mixer);
+    else if (k->mamba) {
         m.channels = k->C;
         m.states = k->bias ? 0 : 5;
         m.taps = k->bias ? 0 : 3;
@@ -101,7 +145,8 @@ static void rig_new(tfb_ctx *ctx, rig *r, const kind *k) {
     CHECK_OK(ctx, tfb_qkv_init(ctx, &r->block, &o, r->mem, tfb_qkv_bytes(&o)));
 }
 
-static void rig_free(rig *r) {
+TFB__UNUSED static void rig_free(rig *r) {
+    tfb_ckconv_forget(&r->hyena.conv);
     free(r->mem);
     free(r->core);
 }

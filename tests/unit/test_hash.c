@@ -575,6 +575,27 @@ static uint64_t hash_conv1d(tfb_ctx *ctx, int arg) {
     return hash_tensor(ctx, tfb_causal_conv1d(ctx, &x, &w, &o, &y), &all);
 }
 
+/* Two axes of 9 x 40, the first circular; or one of 330, causal. */
+static uint64_t hash_long_conv(tfb_ctx *ctx, int axes) {
+    const tfb_idx B = 2, C = 19, N = axes == 2 ? 360 : 330;
+    tfb_tensor x = tfb_view3(noise(B * N * C, 109, 0.00390625f), TFB_F32, B, N, C);
+    tfb_tensor k = tfb_view2(noise(660 * C, 113, 0.00390625f), TFB_F32, 659, C);
+    tfb_tensor shortcut = tfb_view1(noise(C, 127, 0.00390625f), TFB_F32, C);
+    tfb_tensor y = tfb_view3(noise(B * N * C, 131, 1), TFB_F32, B, N, C);
+    const tfb_tensor all = y;
+    tfb_long_conv_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.shortcut = &shortcut;
+    o.edge[0] = axes == 2 ? TFB_EDGE_CIRCULAR : TFB_EDGE_CAUSAL;
+    o.method = TFB_CONV_DIRECT;
+    if (axes == 2) {
+        x = tfb_view4(x.data, TFB_F32, B, 9, 40, C);
+        y = tfb_view4(y.data, TFB_F32, B, 9, 40, C);
+        k = tfb_view3(k.data, TFB_F32, 8, 79, C);
+    }
+    return hash_tensor(ctx, tfb_long_conv(ctx, &x, &k, &o, &y), &all);
+}
+
 /* Decays -5/4 to -1/4, so that no state becomes tiny. */
 static float *decays(tfb_idx n) {
     float *p = noise(n, 131, 0.0009765625f);
@@ -778,6 +799,8 @@ static const struct hashed {
     {"merge_states", hash_merge, 4},
     {"causal_conv1d", hash_conv1d, 4},
     {"causal_conv1d_state", hash_conv1d, 270 + CARRIED},
+    {"long_conv", hash_long_conv, 1},
+    {"long_conv_2d", hash_long_conv, 2},
     {"selective_scan", hash_scan, 0},
     {"ssd", hash_scan, 1},
     {"uniform", hash_uniform, 0},

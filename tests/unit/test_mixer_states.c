@@ -36,6 +36,11 @@ static void play_new(play *p, const kind *k, tfb_idx B, int own_memory) {
     p->y = with_data(p->x, p->want);
     CHECK_OK(&p->ctx, tfb_qkv_forward(&p->ctx, &p->r.block, &p->x, NULL, &p->y));
     p->y.data = p->y_mem;
+    if (k->longs && B > 1) { /* a kept kernel for most steps, for the others none */
+        const tfb_idx kept = TOKENS - 10;
+        CHECK_OK(&p->ctx,
+                 tfb_ckconv_prepare(&p->ctx, &p->r.hyena.conv, &kept, 1, NULL, 0));
+    }
     bytes = tfb_mixer_state_bytes(&p->r.block, B, TOKENS);
     if (own_memory) p->mem = bytes_new(bytes + 8); /* aligned to 8, no byte to spare */
     CHECK_OK(&p->ctx,
@@ -55,7 +60,10 @@ static void play_step(play *p, tfb_idx from, tfb_idx to, tfb_idx most) {
     while (from < to) {
         const tfb_idx step = most ? most : t_int(0, 40), n = TFB__MIN(to - from, step);
         tfb_tensor x = tokens_of(&p->x, from, n), y = tokens_of(&p->y, from, n);
-        CHECK_OK(&p->ctx, tfb_qkv_step(&p->ctx, &p->r.block, &p->state, &x, NULL, &y));
+        tfb_qkv_call call;
+        memset((void *)&call, 0, sizeof call);
+        call.inference = 1;
+        CHECK_OK(&p->ctx, tfb_qkv_step(&p->ctx, &p->r.block, &p->state, &x, &call, &y));
         CHECK(p->state.tokens == from + n, "tokens %ld", (long)p->state.tokens);
         from += n;
     }
