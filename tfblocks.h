@@ -1183,6 +1183,19 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 #define TFB__GNU 0
 #endif
 
+/* Size before speed: one table, whose kernels are called by name, so that what nobody
+ * calls is not linked; products and attention are the plain loops of their references. */
+#ifdef TFB_SMALL
+#define TFB_SCALAR
+#define TFB__SMALL             1
+#define TFB__ALWAYS            /* inlined where that is smaller */
+#define TFB__KERNEL(isa, name) ((void)(isa), tfb__##name##_scalar)
+#else
+#define TFB__SMALL             0
+#define TFB__ALWAYS            __attribute__((always_inline))
+#define TFB__KERNEL(isa, name) (isa)->name
+#endif
+
 #if TFB__GNU && !defined(TFB_SCALAR) && (defined(__x86_64__) || defined(__i386__))
 #define TFB__X86 1
 #else
@@ -1203,7 +1216,7 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 
 #if TFB__GNU
 #define TFB__UNUSED           __attribute__((unused))
-#define TFB__INLINE           static inline __attribute__((always_inline, unused))
+#define TFB__INLINE           static inline TFB__ALWAYS TFB__UNUSED
 #define TFB__NOINLINE         __attribute__((noinline, unused))
 #define TFB__PREFETCH(p)      __builtin_prefetch(p)
 #define TFB__PREFETCH_L2(p)   __builtin_prefetch(p, 0, 2)
@@ -2333,6 +2346,7 @@ typedef struct tfb__scan {
 typedef struct tfb__kernels {
     const char *name;
     int (*probe)(float a, float b, float c); /* 0 if flags changed the arithmetic */
+#if !TFB__SMALL
     void (*mm)(const tfb__mm *t);
     void (*epilogue)(const tfb__epilogue *e);
     /* panel[j * 16 + i] for i < width, j < k: the source's lane i, +0 where i >= n */
@@ -2352,6 +2366,7 @@ typedef struct tfb__kernels {
     tfb_body_fn merge;     /* arg: tfb__merge; i: a row of the output */
     void (*conv)(const tfb__conv *s);
     void (*scan)(const tfb__scan *s);
+#endif
 } tfb__kernels;
 
 #define TFB__BLOCK      256  /* k per chain of fma: CONTRACT section 3 */
@@ -2462,6 +2477,7 @@ TFB__INLINE float tfb__fold16(float *lane) {
 /* 0, 1, 2, .. : which lanes of a vector lie before a bound. */
 static const float tfb__iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
+#if !TFB__SMALL
 /* Do values lie like keys, without gaps? Few rows turn keys longer than these take to
  * read, so the values to come are fetched at the same time. */
 static int tfb__attn_alike(const tfb__attn *a) {
@@ -2492,6 +2508,7 @@ static void tfb__attn_bias(const tfb__attn *a, const tfb__attn_state *w, tfb_idx
                            tfb_idx n, tfb_idx end, float *bias);
 static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int is_key,
                               tfb_idx row, tfb_idx number, float *x);
+#endif
 static void tfb__trig_large(float x, float *sine, float *cosine);
 
 /* ===== [8] ISA PASSES =============================================================== */
@@ -3393,6 +3410,7 @@ static void TFB__FN(collect)(tfb_idx rows, tfb_idx k, const float *x, tfb_idx rs
         for (j = 0; j < k; j++) to[i * k + j] = x[i * rs + j * ks];
 }
 
+#if !TFB__SMALL
 /* --- Matmul: a register tile of R rows x V vectors, R and V known after inlining. The
  * accumulators are named because vectors of some instruction sets have no size. --- */
 /* clang-format off */
@@ -3761,6 +3779,7 @@ static void TFB__FN(mm)(const tfb__mm *t) {
 #undef TFB__SKINNY_ONE
 #undef TFB__SKINNY_FMA
 #undef TFB__SKINNY_STEP
+#endif
 
 /* --- Elementwise. --- */
 TFB__INLINE TFB__VF TFB__FN(identity)(TFB__VF x) {
@@ -3792,6 +3811,7 @@ static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
     }
 }
 
+#if !TFB__SMALL
 static void TFB__FN(epilogue)(const tfb__epilogue *e) {
     float part[2][TFB__TASK_COLS / 2];
     tfb_idx row, c;
@@ -3818,6 +3838,8 @@ static void TFB__FN(epilogue)(const tfb__epilogue *e) {
         }
     }
 }
+
+#endif
 
 /* --- Rows: element i goes to lane i mod 16. --- */
 static float TFB__FN(row_sum)(tfb_idx n, const float *x) {
@@ -3947,6 +3969,7 @@ TFB__INLINE float TFB__FN(exp1)(float x) {
     return lane[0];
 }
 
+#if !TFB__SMALL
 /* n floats of a row that may have gaps or 16-bit elements. */
 static void TFB__FN(attn_load)(const tfb_tensor *t, const char *x, tfb_idx n, float *to) {
     tfb__source from;
@@ -4536,6 +4559,8 @@ static void TFB__FN(attention)(void *arg, tfb_idx i, int worker) {
     }
 }
 
+#endif
+
 /* One row of all states, a block of channels at a time; y and lse may be the first's. */
 static void TFB__FN(merge)(void *arg, tfb_idx row, int worker) {
     const tfb__merge *t = (const tfb__merge *)arg;
@@ -4747,6 +4772,7 @@ static const tfb__kernels TFB__FN(kernels) = {
 #define TFB__STRING(x)  TFB__STRING2(x)
     TFB__STRING(TFB__SUFFIX),
     TFB__FN(probe),
+#if !TFB__SMALL
     TFB__FN(mm),
     TFB__FN(epilogue),
     TFB__FN(pack),
@@ -4760,6 +4786,7 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(merge),
     TFB__FN(conv),
     TFB__FN(scan),
+#endif
 };
 #undef TFB__STRING
 #undef TFB__STRING2
@@ -5114,13 +5141,13 @@ TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_ten
         xs /= 4;
         ys /= 4;
         if (xs == 1 && ys == 1) {
-            ctx->isa->map(fn, rows.inner, px, py);
+            TFB__KERNEL(ctx->isa, map)(fn, rows.inner, px, py);
             continue;
         }
         for (j = 0; j < rows.inner; j += n) {
             n = TFB__MIN(64, rows.inner - j);
             for (k = 0; k < n; k++) piece[k] = px[(j + k) * xs];
-            ctx->isa->map(fn, n, piece, piece);
+            TFB__KERNEL(ctx->isa, map)(fn, n, piece, piece);
             for (k = 0; k < n; k++) py[(j + k) * ys] = piece[k];
         }
     }
@@ -5216,6 +5243,27 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) 
 #define TFB__PACK_HEADER  64
 #define TFB__PACK_VERSION 1u
 
+static void tfb__put_u64(unsigned char *p, uint64_t v) {
+    int i;
+    for (i = 0; i < 8; i++) p[i] = (unsigned char)(v >> (8 * i) & 255);
+}
+
+static uint64_t tfb__get_u64(const unsigned char *p) {
+    uint64_t v = 0;
+    int i;
+    for (i = 7; i >= 0; i--) v = v << 8 | p[i];
+    return v;
+}
+
+/* Magic, version, dtype, N, K, the rest zero. */
+static void tfb__pack_header(unsigned char *p, tfb_idx n, tfb_idx k, tfb_dtype dtype) {
+    memset(p, 0, TFB__PACK_HEADER);
+    memcpy(p, TFB__PACK_MAGIC, 8);
+    tfb__put_u64(p + 8, (uint64_t)dtype << 32 | TFB__PACK_VERSION);
+    tfb__put_u64(p + 16, (uint64_t)n);
+    tfb__put_u64(p + 24, (uint64_t)k);
+}
+
 typedef struct tfb__gemm {
     tfb_tensor a, w, y, r; /* batch dimensions, then [M, K] [N, K] [M, N'] [M, N'] */
     int batch_dims;        /* r.ndim 0: none. w packed: strides 0, data the panels */
@@ -5252,6 +5300,60 @@ static void *tfb__at(const tfb_tensor *t, int batch_dims, tfb_idx batch, tfb_idx
     return (char *)t->data + at * (tfb_idx)tfb_dtype_size(t->dtype);
 }
 
+#if TFB__SMALL
+#define tfb__matmul_tiny(ctx, a, b, y) 0 /* there is only the general path */
+#define tfb__linear_tiny(ctx, x, w, y) 0
+#define tfb__packed_tiny(ctx, x, w, y) 0
+
+/* Row m of A times row n of W. */
+static float tfb__gemm_dot(const tfb__gemm *g, tfb_idx batch, tfb_idx m, tfb_idx n) {
+    const int d = g->batch_dims;
+    const float *a = (const float *)tfb__at(&g->a, d, batch, m, 0);
+    float sum = 0, block = 0;
+    tfb__source w;
+    tfb_idx k, at = 0;
+    w.x = g->w.data;
+    w.dtype = g->w.dtype;
+    w.little = g->packed;
+    w.k_stride = g->packed ? TFB__PANEL : g->w.stride[d + 1];
+    if (g->packed) at = n / TFB__PANEL * TFB__PANEL * g->K + n % TFB__PANEL;
+    else w.x = tfb__at(&g->w, d, batch, n, 0);
+    for (k = 0; k < g->K; k++, at += w.k_stride) {
+        if (k % TFB__BLOCK == 0) sum = k > TFB__BLOCK ? sum + block : block, block = 0;
+        block = TFB__FMA(a[k * g->a.stride[d + 1]], tfb__source_at(&w, at), block);
+    }
+    return g->K > TFB__BLOCK ? sum + block : block;
+}
+
+/* A row of outputs, one after another: tfb__linear_ref over any W. */
+static void tfb__gemm_row(void *arg, tfb_idx i, int worker) {
+    const tfb__gemm *g = (const tfb__gemm *)arg;
+    const tfb_idx batch = i / g->M, m = i % g->M;
+    tfb_idx c;
+    (void)worker;
+    for (c = 0; c < g->cols; c++) {
+        float part[2] = {0, 0};
+        int up;
+        for (up = 0; up <= (g->gate != TFB_GATE_NONE); up++) {
+            const tfb_idx n = tfb__gate_column(g, c, up);
+            part[up] = TFB__FMA(g->alpha, tfb__gemm_dot(g, batch, m, n),
+                                g->has_bias ? g->bias[n * g->bias_stride] : 0.0f);
+        }
+        if (g->act) tfb__map_scalar(g->act, 1, part, part);
+        if (g->gate) part[0] = part[0] * part[1];
+        if (g->r.ndim)
+            part[0] = part[0] + *(float *)tfb__at(&g->r, g->batch_dims, batch, m, c);
+        *(float *)tfb__at(&g->y, g->batch_dims, batch, m, c) = part[0];
+    }
+}
+
+static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
+    const tfb_idx rows = g->cols ? tfb_numel(&g->y) / g->cols : 0;
+    (void)fn;
+    if (!ctx->measuring) tfb__parallel(ctx, rows, tfb__gemm_row, g);
+    return TFB_OK;
+}
+#else
 /* One task at work: up to two ranges of columns of A W^T, each a product of its own. */
 typedef struct tfb__task {
     const tfb__gemm *g;
@@ -5334,7 +5436,7 @@ static const float *tfb__task_rows(const tfb__task *t, tfb_idx m, tfb_idx rows,
         (const float *)(void *)tfb__at(&g->a, g->batch_dims, t->batch, m, k0);
     *lda = rs;
     if (!t->rows) return a;
-    g->isa->collect(rows, n, a, rs, ks, t->rows);
+    TFB__KERNEL(g->isa, collect)(rows, n, a, rs, ks, t->rows);
     *lda = n;
     return t->rows;
 }
@@ -5362,7 +5464,7 @@ static void tfb__task_chunk(tfb__task *t, tfb_idx m, tfb_idx rows, tfb_idx k0,
         if (!t->sums) now.s += (m - t->m0) * now.lds;
         if (now.r) now.r += (m - t->m0) * now.ldr;
         now.y = g->direct ? now.y + (m - t->m0) * now.ldy : now.s;
-        g->isa->mm(&now);
+        TFB__KERNEL(g->isa, mm)(&now);
     }
 }
 
@@ -5423,7 +5525,7 @@ static void tfb__gemm_task(void *arg, tfb_idx i, int worker) {
         if (g->direct) continue;
         e.y = (float *)tfb__at(&g->y, g->batch_dims, t.batch, m, t.c0);
         if (g->r.ndim) e.r = (float *)tfb__at(&g->r, g->batch_dims, t.batch, m, t.c0);
-        g->isa->epilogue(&e);
+        TFB__KERNEL(g->isa, epilogue)(&e);
     }
 }
 
@@ -5536,7 +5638,7 @@ static int tfb__gemm_cblas(const tfb__gemm *g, tfb_idx batches) {
             (int)(a_order == 1 ? ars : aks), (const float *)tfb__at(&g->w, b, i, 0, 0),
             (int)(w_order == 1 ? ws : wks), g->has_bias ? 1.0f : 0.0f, y, (int)ys);
         for (m = 0; g->act != TFB_FN_IDENTITY && m < g->M; m++)
-            g->isa->map(g->act, g->N, y + m * ys, y + m * ys);
+            TFB__KERNEL(g->isa, map)(g->act, g->N, y + m * ys, y + m * ys);
     }
     return 1;
 }
@@ -5591,27 +5693,6 @@ static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
     return tfb__scratch_end(ctx, mark, status);
 }
 
-static void tfb__put_u64(unsigned char *p, uint64_t v) {
-    int i;
-    for (i = 0; i < 8; i++) p[i] = (unsigned char)(v >> (8 * i) & 255);
-}
-
-static uint64_t tfb__get_u64(const unsigned char *p) {
-    uint64_t v = 0;
-    int i;
-    for (i = 7; i >= 0; i--) v = v << 8 | p[i];
-    return v;
-}
-
-/* Magic, version, dtype, N, K, the rest zero. */
-static void tfb__pack_header(unsigned char *p, tfb_idx n, tfb_idx k, tfb_dtype dtype) {
-    memset(p, 0, TFB__PACK_HEADER);
-    memcpy(p, TFB__PACK_MAGIC, 8);
-    tfb__put_u64(p + 8, (uint64_t)dtype << 32 | TFB__PACK_VERSION);
-    tfb__put_u64(p + 16, (uint64_t)n);
-    tfb__put_u64(p + 24, (uint64_t)k);
-}
-
 /* 1 for a plain matrix of small extents: what a tiny product takes without a look at
  * anything else. */
 TFB__INLINE int tfb__is_tiny(const tfb_tensor *t) {
@@ -5661,7 +5742,7 @@ static int tfb__matmul_tiny(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor 
     mm.b = (float *)b->data;
     mm.bps = TFB__PANEL;
     mm.bks = b->stride[0];
-    ctx->isa->mm(&mm);
+    TFB__KERNEL(ctx->isa, mm)(&mm);
     return 1;
 }
 
@@ -5683,7 +5764,7 @@ static int tfb__linear_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor 
     mm.source_step = TFB__PANEL * w->stride[0];
     mark = tfb__scratch_begin(ctx);
     mm.b = (float *)tfb__take(ctx, panels * mm.bps, sizeof(float));
-    if (tfb__scratch_ready(ctx, "tfb_linear") == TFB_OK) ctx->isa->mm(&mm);
+    if (tfb__scratch_ready(ctx, "tfb_linear") == TFB_OK) TFB__KERNEL(ctx->isa, mm)(&mm);
     else mm.b = NULL; /* the general path will say why */
     tfb__scratch_end(ctx, mark, mm.b ? TFB_OK : TFB_ERR_SCRATCH);
     return mm.b != NULL;
@@ -5704,9 +5785,11 @@ static int tfb__packed_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor 
     hi = lo + TFB__PACK_HEADER + 4 * (uintptr_t)(TFB__TINY * TFB__TINY);
     if ((uintptr_t)(mm.s + mm.rows * mm.lds) > lo && (uintptr_t)mm.s < hi) return 0;
     mm.b = (float *)w->data + TFB__PACK_HEADER / 4;
-    ctx->isa->mm(&mm);
+    TFB__KERNEL(ctx->isa, mm)(&mm);
     return 1;
 }
+
+#endif
 
 TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
                               tfb_tensor *y) {
@@ -5817,7 +5900,7 @@ static void tfb__pack_panel(const tfb_ctx *ctx, const tfb_tensor *w, tfb_idx p,
     from.dtype = w->dtype;
     from.little = 0;
     if (w->dtype == TFB_F32) {
-        ctx->isa->pack(&from, K, n, TFB__PANEL, (float *)(void *)panel);
+        TFB__KERNEL(ctx->isa, pack)(&from, K, n, TFB__PANEL, (float *)(void *)panel);
         return;
     }
     memset(panel, 0, (size_t)(2 * TFB__PANEL * K));
@@ -6111,7 +6194,7 @@ static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
         const float *x = tfb__row_in(&w->x, i, w->n, &buffers);
         float *y = tfb__row_place(&w->y, i, w->n, &buffers);
         if (w->softmax) {
-            const float lse = w->isa->softmax(w->n, x, y);
+            const float lse = TFB__KERNEL(w->isa, softmax)(w->n, x, y);
             if (w->lse) w->lse[tfb__offset(&w->lse_view, w->lse_view.ndim, i)] = lse;
         } else {
             tfb__norm t;
@@ -6126,7 +6209,7 @@ static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
             t.l2 = w->l2;
             if (w->r.ndim) t.r = tfb__row_in(&w->r, i, w->n, &buffers);
             if (w->sum.ndim) t.sum = tfb__row_place(&w->sum, i, w->n, &buffers);
-            w->isa->norm(&t);
+            TFB__KERNEL(w->isa, norm)(&t);
             if (w->sum.ndim) tfb__row_out(&w->sum, i, w->n, t.sum);
         }
         tfb__row_out(&w->y, i, w->n, y);
@@ -6584,12 +6667,13 @@ static void tfb__rope_angles(const tfb__rope_plan *p, const tfb_idx *at, float *
         const float pos = (float)at[axis];
         const tfb_idx n = p->pairs[axis];
         if (!p->compat)
-            p->isa->turns(n, pos, p->hi + from, p->lo + from, cosine + from, sine + from);
+            TFB__KERNEL(p->isa, turns)
+            (n, pos, p->hi + from, p->lo + from, cosine + from, sine + from);
         for (i = from; p->compat && i < from + n; i++) cosine[i] = pos * p->hi[i];
     }
     if (p->compat) {
-        p->isa->map(TFB_FN_SIN, p->half, cosine, sine);
-        p->isa->map(TFB_FN_COS, p->half, cosine, cosine);
+        TFB__KERNEL(p->isa, map)(TFB_FN_SIN, p->half, cosine, sine);
+        TFB__KERNEL(p->isa, map)(TFB_FN_COS, p->half, cosine, cosine);
     }
     for (i = 0; p->inverse && i < p->half; i++) sine[i] = -sine[i];
     for (i = 0; (m < 1.0f || m > 1.0f) && i < p->half; i++) {
@@ -6608,8 +6692,9 @@ static void tfb__rope_row(const tfb__rope_plan *p, tfb_idx D, const float *x, tf
         const float *x0 = x + 2 * from * xs;
         float *y0 = y + 2 * from * ys;
         if (n) /* or the next part would begin past the row */
-            p->isa->rotate(n, x0, x0 + other * xs, pair * xs, y0, y0 + other * ys,
-                           pair * ys, cosine + from, sine + from);
+            TFB__KERNEL(p->isa, rotate)
+            (n, x0, x0 + other * xs, pair * xs, y0, y0 + other * ys, pair * ys,
+             cosine + from, sine + from);
     }
     for (d = 2 * p->half; d < D; d++) y[d * ys] = x[d * xs];
 }
@@ -6794,6 +6879,7 @@ static tfb__attn_seq tfb__attn_sequence(const tfb__attn *a, tfb_idx s) {
     return u;
 }
 
+#if !TFB__SMALL
 /* Which numbers a row sees; none for a row of another sequence. */
 static void tfb__attn_limits(const tfb__attn *a, tfb__attn_state *w, tfb_idx r) {
     const tfb_attention_opts *o = &a->o;
@@ -7086,14 +7172,16 @@ static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int 
     norm.w = is_key ? qk->k_weight : qk->q_weight;
     norm.eps = qk->eps;
     norm.l2 = qk->norm == TFB_QK_NORM_L2;
-    if (qk->norm && !qk->norm_last) qk->rope.isa->norm(&norm);
+    if (qk->norm && !qk->norm_last) TFB__KERNEL(qk->rope.isa, norm)(&norm);
     if (qk->rotate) {
         tfb__rope_place(&qk->rope, p, w->seq.batch, p ? row : number, at);
         tfb__rope_angles(&qk->rope, at, cosine, sine);
         tfb__rope_row(&qk->rope, a->D, x, 1, x, 1, cosine, sine);
     }
-    if (qk->norm && qk->norm_last) qk->rope.isa->norm(&norm);
+    if (qk->norm && qk->norm_last) TFB__KERNEL(qk->rope.isa, norm)(&norm);
 }
+
+#endif
 
 /* --- What a call asks for. --- */
 /* A tensor that may be empty, and then may have data NULL, from which kernels may take no
@@ -7384,6 +7472,75 @@ static void tfb__attention_vectors(tfb__attn *a, float *to) {
 }
 
 /* --- Running: whole tasks, or splits of them where tasks are few. --- */
+#if TFB__SMALL
+static float tfb__state_ref(const tfb__attn *a, tfb_idx s, tfb_idx h, tfb_idx i,
+                            float *work, float *m);
+static void tfb__tile_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
+                          tfb_idx i, tfb_idx n0, float *q, float *score, tfb_idx *row);
+static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_idx h, tfb_idx i,
+                                float *work, float *o);
+
+/* A row of tfb_attention_weights; its columns have a stride. */
+static void tfb__attention_weigh(const tfb__attn *a, tfb_idx s, tfb_idx h, tfb_idx i,
+                                 float *work, float *w) {
+    const tfb__attn_seq u = tfb__attn_sequence(a, s);
+    const tfb_idx end = u.hi + (u.shift > 0 ? u.shift : 0);
+    float score[TFB__KT], m, l = tfb__state_ref(a, s, h, i, work, &m);
+    tfb_idx row[TFB__KT], n, c;
+    for (c = 0; c < a->S; c++) w[c * a->y.stride[3]] = 0;
+    for (n = 0; n < end; n += TFB__KT) {
+        tfb__tile_ref(a, &u, h, i, n, work, score, row);
+        for (c = 0; c < TFB__KT; c++)
+            if (row[c] >= 0)
+                w[row[c] * a->y.stride[3]] = tfb__exp_scalar(score[c] - m) * (1.0f / l);
+    }
+}
+
+/* A row of y: a query token of one head. */
+static void tfb__attention_row(void *arg, tfb_idx task, int worker) {
+    const tfb__attn *a = (const tfb__attn *)arg;
+    const tfb_idx H = a->q.shape[1], rows = a->y.shape[2], t = task % rows;
+    const tfb_idx h = task / rows % H, b = task / rows / H, *st = a->y.stride;
+    const tfb_idx i = a->rows ? tfb__i32_at(a->rows, t) : t;
+    float *work = (float *)(void *)(a->scratch + a->worker_bytes * (size_t)worker);
+    float *o = work + 3 * (a->D + a->Dv), lse;
+    float *y = (float *)a->y.data + b * st[0] + h * st[1] + t * st[2];
+    tfb_idx s = b, d;
+    if (a->o.cu_q)
+        while (i >= tfb__i32_at(a->o.cu_q, s + 1)) s++;
+    if (a->phase == TFB__ATTN_WEIGHTS) {
+        tfb__attention_weigh(a, s, h, i, work, y);
+        return;
+    }
+    lse = tfb__attention_ref(a, s, h, i, work, o);
+    for (d = 0; d < a->Dv; d++) y[d * st[3]] = o[d];
+    st = a->lse.stride;
+    if (a->lse.data) ((float *)a->lse.data)[b * st[0] + h * st[1] + t * st[2]] = lse;
+}
+
+/* Takes scratch and computes, if anything is asked for; outputs have been checked. */
+static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
+                                     int asked) {
+    const tfb_idx rows = a->q.shape[0] * a->q.shape[1] * a->y.shape[2];
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_status status = TFB_OK;
+    float *vectors;
+    if (asked && !ctx->measuring) status = tfb__attention_sequences(ctx, fn, a);
+    a->worker_bytes = tfb__round64(tfb__size_mul(
+        tfb__size_add(tfb__size_mul((size_t)a->D, 3), tfb__size_mul((size_t)a->Dv, 4)),
+        4));
+    a->scratch = (char *)tfb__take(ctx, tfb__workers(ctx), a->worker_bytes);
+    vectors = (float *)tfb__take(ctx, a->o.qk ? 2 : 0, tfb__size_mul((size_t)a->D, 4));
+    a->qk.rope.hi = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+    a->qk.rope.lo = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+    if (status == TFB_OK) status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring && asked) {
+        if (a->o.qk) tfb__attention_vectors(a, vectors);
+        tfb__parallel(ctx, rows, tfb__attention_row, a);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+#else
 /* Rows of a block: at most 64, or what chunk_size asks for; evened out over the blocks of
  * a sequence, but memory is for as many as there may be. */
 static void tfb__attention_blocks(tfb__attn *a, tfb_idx tokens, tfb_idx longest) {
@@ -7416,9 +7573,9 @@ static void tfb__attention_waves(tfb_ctx *ctx, tfb__attn *a) {
             item->last = n >= w.last;
             if (a->items < a->item_max && !(task + 1 == a->tasks && item->last)) continue;
             a->phase = TFB__ATTN_SPLIT;
-            tfb__parallel(ctx, a->items, ctx->isa->attention, a);
+            tfb__parallel(ctx, a->items, TFB__KERNEL(ctx->isa, attention), a);
             a->phase = TFB__ATTN_FOLD;
-            ctx->isa->attention(a, 0, 0);
+            TFB__KERNEL(ctx->isa, attention)(a, 0, 0);
             a->items = 0;
         }
     }
@@ -7448,11 +7605,13 @@ static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
     if (status == TFB_OK && !ctx->measuring && asked) {
         if (a->o.qk) tfb__attention_vectors(a, vectors);
         if (a->phase == TFB__ATTN_WEIGHTS || a->tasks >= workers)
-            tfb__parallel(ctx, a->tasks, ctx->isa->attention, a);
+            tfb__parallel(ctx, a->tasks, TFB__KERNEL(ctx->isa, attention), a);
         else tfb__attention_waves(ctx, a);
     }
     return tfb__scratch_end(ctx, mark, status);
 }
+
+#endif
 
 /* Checks y and lse and runs. */
 static tfb_status tfb__attention_finish(tfb_ctx *ctx, const char *fn, const tfb_tensor *q,
@@ -7553,7 +7712,8 @@ static tfb_status tfb__merge_run(tfb_ctx *ctx, const char *fn, tfb__merge *m,
     m->out = *y;
     if (lse) m->out_lse = *lse;
     if (!ctx->measuring && tfb_numel(&like) + (lse ? tfb_numel(lse) : 0))
-        tfb__parallel(ctx, y->shape[0] * y->shape[1] * y->shape[2], ctx->isa->merge, m);
+        tfb__parallel(ctx, y->shape[0] * y->shape[1] * y->shape[2],
+                      TFB__KERNEL(ctx->isa, merge), m);
     return TFB_OK;
 }
 
@@ -7724,10 +7884,10 @@ static void tfb__tile_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
     }
 }
 
-/* Query row i of head h of sequence s: the definition. work has 3 D + 3 Dv floats.
- * Returns lse. */
-TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_idx h,
-                                            tfb_idx i, float *work, float *o) {
+/* All keys query row i of head h of sequence s sees, and its sink: the definition. work
+ * has 3 D + 3 Dv floats; the sums are left in its last Dv. Returns l and *max. */
+TFB__UNUSED static float tfb__state_ref(const tfb__attn *a, tfb_idx s, tfb_idx h,
+                                        tfb_idx i, float *work, float *max) {
     const tfb__attn_seq u = tfb__attn_sequence(a, s);
     const tfb_idx end = u.hi + (u.shift > 0 ? u.shift : 0);
     float *q = work, *v = q + 3 * a->D, *acc = v + a->Dv, *all = acc + a->Dv;
@@ -7752,7 +7912,7 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
             const float p = row[c] < 0 ? 0.0f : tfb__exp_scalar(score[c] - m);
             if (row[c] < 0) continue;
             lane[c % TFB__LANES] += p;
-            tfb__row_ref(a, &a->v, u.batch, h / a->group, row[c], v);
+            if (a->Dv) tfb__row_ref(a, &a->v, u.batch, h / a->group, row[c], v);
             for (d = 0; d < a->Dv; d++) acc[d] = TFB__FMA(p, v[d], acc[d]);
         }
         if (ends || n + TFB__KT >= end)
@@ -7762,9 +7922,18 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
     if (a->o.sinks) /* one more state, without a value */
         tfb__merge_ref(a->Dv, &all_m, &all_l, all,
                        ((const float *)a->sinks.data)[h * a->sinks.stride[0]], 1.0f, acc);
-    for (d = 0; d < a->Dv; d++)
-        o[d] = all_l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / all_l, 0.0f);
-    return all_l <= 0 ? -TFB__FLT_INF : all_m + tfb__log_scalar(all_l);
+    *max = all_m;
+    return all_l;
+}
+
+/* The output of that row; returns lse. */
+TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_idx h,
+                                            tfb_idx i, float *work, float *o) {
+    const float *all = work + 3 * a->D + 2 * a->Dv;
+    float m, l = tfb__state_ref(a, s, h, i, work, &m);
+    tfb_idx d;
+    for (d = 0; d < a->Dv; d++) o[d] = l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / l, 0.0f);
+    return l <= 0 ? -TFB__FLT_INF : m + tfb__log_scalar(l);
 }
 
 /* ===== [17] KV CACHES =============================================================== */
@@ -8578,8 +8747,8 @@ static tfb_idx tfb__kv_put_panel(const tfb__kv_put *p, const tfb_kv_layer *l, tf
         from.k_stride = k->stride[3];
         from.dtype = TFB_F32;
         tfb__kv_find(p->kv, l, l->row + b, g, n, &key, &value);
-        p->isa->pack(&from, l->shape.head_dim, TFB__PANEL, TFB__PANEL,
-                     (float *)(void *)key);
+        TFB__KERNEL(p->isa, pack)
+        (&from, l->shape.head_dim, TFB__PANEL, TFB__PANEL, (float *)(void *)key);
         for (i = 0; i < TFB__PANEL; i++)
             tfb__kv_store_row(TFB_F32, value + i * l->shape.v_dim * 4, 1, l->shape.v_dim,
                               v, tfb__at4(v, b, g, t + i, 0));
@@ -10019,7 +10188,7 @@ static void tfb__panel_in(const tfb__kernels *isa, const float *x, tfb_idx ls, t
     for (i = 0; ls == 1 && n == TFB__PANEL && i < k; i++)
         memcpy((void *)(panel + i * TFB__PANEL), (const void *)(x + i * ks), row);
     if (i == k) return;
-    isa->pack(&from, k, n, TFB__PANEL, panel);
+    TFB__KERNEL(isa, pack)(&from, k, n, TFB__PANEL, panel);
     for (i = 0; TFB__BIG_ENDIAN && i < k * TFB__PANEL; i++)
         panel[i] = tfb__load_le(panel + i); /* packs are little-endian */
 }
@@ -10045,7 +10214,7 @@ static void tfb__panel_out(const tfb__kernels *isa, const float *panel, tfb_idx 
         memcpy((void *)(y + j * ks), (const void *)(panel + j * TFB__PANEL),
                (size_t)n * sizeof *y);
     if (ls == 1) return;
-    isa->collect(n, k, panel, 1, TFB__PANEL, turned);
+    TFB__KERNEL(isa, collect)(n, k, panel, 1, TFB__PANEL, turned);
     for (i = 0; i < n; i++) {
         const float *from = turned + i * k;
         float *to = y + i * ls;
@@ -10126,7 +10295,7 @@ static void tfb__conv_rows(const tfb__conv_call *s, tfb_idx b, tfb_idx t, tfb_id
     k.act = s->act;
     tfb__panel_in(s->isa, tfb__place3(&s->x, b, t, e), s->x.stride[2], s->x.stride[1],
                   k.rows, n, m->x + (K - 1) * TFB__PANEL);
-    s->isa->conv(&k);
+    TFB__KERNEL(s->isa, conv)(&k);
     memmove((void *)m->x, (const void *)(m->x + k.rows * TFB__PANEL),
             (size_t)((K - 1) * TFB__PANEL) * sizeof *m->x);
     tfb__panel_out(s->isa, m->y, k.rows, n, tfb__place3(&s->y, b, t, e), s->y.stride[2],
@@ -10331,7 +10500,7 @@ static void tfb__scan_rows(const tfb__scan_call *s, tfb_idx b, tfb_idx t, tfb_id
     tfb__scan_next(&s->dt, b, t + k->rows, h, p, 1, k);
     tfb__scan_next(&s->z, b, t + k->rows, h, p, 2, k);
     tfb__scan_next(&s->y, b, t + k->rows, h, p, 3, k);
-    s->isa->scan(k);
+    TFB__KERNEL(s->isa, scan)(k);
     tfb__panel_out(s->isa, m->y, k->rows, n, tfb__place4(&s->y, b, t, h, p), ys[3], ys[1],
                    m->turned);
 }
