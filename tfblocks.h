@@ -99,6 +99,45 @@
 #define TFB_API extern
 #endif
 
+/* What is left out takes with it what needs it. */
+#if defined(TFB_NO_ALLOC) && !defined(TFB_NO_STDLIB)
+#define TFB_NO_STDLIB
+#endif
+#if defined(TFB_NO_LINEAR) && !defined(TFB_NO_PACKS)
+#define TFB_NO_PACKS
+#endif
+#if defined(TFB_NO_ATTENTION) && !defined(TFB_NO_WEIGHTS)
+#define TFB_NO_WEIGHTS
+#endif
+#if defined(TFB_NO_ATTENTION) && !defined(TFB_NO_KV)
+#define TFB_NO_KV
+#endif
+#if (defined(TFB_NO_NORMS) || defined(TFB_NO_ROPE)) && !defined(TFB_NO_ATTENTION_QK)
+#define TFB_NO_ATTENTION_QK
+#endif
+#if (defined(TFB_NO_ATTENTION_WINDOWS) || defined(TFB_NO_ATTENTION_SEQUENCES)) &&        \
+    !defined(TFB_NO_KV_RINGS)
+#define TFB_NO_KV_RINGS
+#endif
+#if defined(TFB_NO_ALLOC) && !defined(TFB_NO_KV_DYNAMIC)
+#define TFB_NO_KV_DYNAMIC
+#endif
+#if defined(TFB_NO_ROPE) && !defined(TFB_NO_KV_SHIFT)
+#define TFB_NO_KV_SHIFT
+#endif
+#if (defined(TFB_NO_TENSOR_OPS) || defined(TFB_NO_LINEAR) || defined(TFB_NO_PACKS) ||    \
+     defined(TFB_NO_KV) || defined(TFB_NO_KV_EDIT) || defined(TFB_NO_KV_MARKS) ||        \
+     defined(TFB_NO_ATTENTION_QK) || defined(TFB_NO_CHUNKS) || defined(TFB_NO_PARAMS) || \
+     defined(TFB_NO_RANDOM)) &&                                                          \
+    !defined(TFB_NO_MIXERS)
+#define TFB_NO_MIXERS
+#endif
+#if (defined(TFB_NO_MIXERS) || defined(TFB_NO_SCAN) || defined(TFB_NO_FN_EXP) ||         \
+     defined(TFB_NO_FN_SILU)) &&                                                         \
+    !defined(TFB_NO_MAMBA)
+#define TFB_NO_MAMBA
+#endif
+
 /* A view reads nothing: keeps gcc from warning about outputs that are not yet written. */
 #if defined(__GNUC__) && __GNUC__ >= 11 && !defined(__clang__)
 #define TFB__READS_NOTHING __attribute__((access(none, 1)))
@@ -251,13 +290,16 @@ TFB_API tfb_status tfb_permute(tfb_ctx *ctx, const tfb_tensor *t, const int *ord
 TFB_API tfb_status tfb_reshape(tfb_ctx *ctx, const tfb_tensor *t, int ndim,
                                const tfb_idx *shape, tfb_tensor *out);
 
+#ifndef TFB_NO_ALLOC
 /* tfb_tensor_new: a dense tensor of zeros in memory from ctx.alloc, for hosted programs.
  * tfb_tensor_free: gives that memory back and clears t; takes a zeroed tensor too.
  *   errors   ARG, DTYPE, RANGE, MEMORY; t untouched on error */
 TFB_API tfb_status tfb_tensor_new(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                   const tfb_idx *shape);
 TFB_API void tfb_tensor_free(tfb_ctx *ctx, tfb_tensor *t);
+#endif
 
+#ifndef TFB_NO_TENSOR_OPS
 /* The four below broadcast inputs to y's shape: extents of 1 and missing leading
  * dimensions repeat. y may be an input (same data, shape and strides); otherwise no
  * overlap. No scratch.
@@ -271,31 +313,53 @@ TFB_API tfb_status tfb_add(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *
                            tfb_tensor *y);
 TFB_API tfb_status tfb_mul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
                            tfb_tensor *y);
+#endif
 
 /* The functions tfb_map knows, the same bits on every target, at most 2 ulp wrong where
  * the result is normal (the GELUs: 6.3e-7 absolutely; [10] has the figures). Those up to
  * TANH also serve as activations of tfb_linear. GELU_ERF is torch's default; the GELUs
  * differ by up to 4.73e-4. RELU: x < 0 ? +0 : x. */
-#define TFB_FN_LIST(X)                                                                   \
+#ifdef TFB_NO_FN_GELU
+#define TFB__FN_GELU(X)
+#else
+#define TFB__FN_GELU(X) X(GELU_TANH, gelu_tanh) X(GELU_ERF, gelu_erf)
+#endif
+#ifdef TFB_NO_FN_SILU
+#define TFB__FN_SILU(X)
+#else
+#define TFB__FN_SILU(X) X(SILU, silu) X(SIGMOID, sigmoid)
+#endif
+#ifdef TFB_NO_FN_TANH
+#define TFB__FN_TANH(X)
+#else
+#define TFB__FN_TANH(X) X(TANH, tanh)
+#endif
+#ifdef TFB_NO_FN_EXP
+#define TFB__FN_EXP(X)
+#else
+#define TFB__FN_EXP(X)                                                                   \
+    X(EXP, exp) X(EXP2, exp2) X(LOG, log) X(ERF, erf) X(SOFTPLUS, softplus)
+#endif
+#ifdef TFB_NO_FN_TRIG
+#define TFB__FN_TRIG(X)
+#define TFB__IS_TRIG(fn, NAME) 0
+#else
+#define TFB__FN_TRIG(X)        X(SIN, sin) X(COS, cos)
+#define TFB__IS_TRIG(fn, NAME) ((fn) == TFB_FN_##NAME)
+#endif
+#define TFB__ACT_LIST(X)                                                                 \
     X(IDENTITY, identity)                                                                \
     X(RELU, relu)                                                                        \
     X(RELU2, relu_squared)                                                               \
-    X(GELU_TANH, gelu_tanh)                                                              \
-    X(GELU_ERF, gelu_erf)                                                                \
-    X(SILU, silu)                                                                        \
-    X(SIGMOID, sigmoid)                                                                  \
-    X(TANH, tanh)                                                                        \
-    X(EXP, exp)                                                                          \
-    X(EXP2, exp2)                                                                        \
-    X(LOG, log)                                                                          \
-    X(ERF, erf)                                                                          \
-    X(SOFTPLUS, softplus)                                                                \
-    X(SIN, sin)                                                                          \
-    X(COS, cos)
+    TFB__FN_GELU(X) TFB__FN_SILU(X) TFB__FN_TANH(X)
+#define TFB_FN_LIST(X) TFB__ACT_LIST(X) TFB__FN_EXP(X) TFB__FN_TRIG(X)
 
 #define TFB__FN_ENUM(NAME, name) TFB_FN_##NAME,
 typedef enum tfb_fn { TFB_FN_LIST(TFB__FN_ENUM) TFB__FNS } tfb_fn;
+#define TFB__ACT_COUNT(NAME, name) +1
+#define TFB__ACTS                  (0 TFB__ACT_LIST(TFB__ACT_COUNT))
 
+#ifndef TFB_NO_TENSOR_OPS
 TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_tensor *y);
 
 /* tfb_embed: y[..., :] = table[ids[...], :]
@@ -307,9 +371,11 @@ TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_ten
 TFB_API tfb_status tfb_embed(tfb_ctx *ctx, const tfb_tensor *table, const tfb_tensor *ids,
                              tfb_tensor *y);
 TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y);
+#endif
 
 /* ===== [2] API: MATMUL AND LINEAR =================================================== */
 
+#ifndef TFB_NO_MATMUL
 /* tfb_matmul: y = a b, over any leading batch dimensions.
  *   a [..., M, K]  b [..., K, N]  y [..., M, N]   F32, any strides: transposes are views
  *   made by tfb_permute; batch extents of 1, or missing ones, repeat
@@ -320,6 +386,7 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y);
  *   source   Goto & van de Geijn 2008; reference: tfb__matmul_ref */
 TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
                               tfb_tensor *y);
+#endif
 
 /* Gated linear units: the 2 N' rows of W hold gate and up, as two halves or in turn. */
 typedef enum tfb_gate { TFB_GATE_NONE, TFB_GATE_HALVES, TFB_GATE_INTERLEAVED } tfb_gate;
@@ -333,6 +400,7 @@ typedef struct tfb_linear_opts {
     tfb_gate gate; /* y = act(gate) * up: swiglu is SILU, geglu is GELU_... */
 } tfb_linear_opts;
 
+#ifndef TFB_NO_LINEAR
 /* tfb_linear: y = act(alpha x W^T + bias) + residual; nothing in between is stored.
  *   x [..., K]  W [N, K] plain or packed  y [..., N], or [..., N / 2] when gated
  *   dtypes   W: F32, F16, BF16, with the bits of converting it to F32 first; all else F32
@@ -344,6 +412,7 @@ typedef struct tfb_linear_opts {
  *   source   Goto & van de Geijn 2008; reference: tfb__linear_ref */
 TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
                               const tfb_linear_opts *opts, tfb_tensor *y);
+#endif
 
 /* A bound of the scratch of tfb_matmul and tfb_linear in bytes, for static arrays: sums
  * and rows of 192, panels of a task. N is the number of rows of W. */
@@ -353,6 +422,7 @@ TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tenso
       4 * (TFB__LESS(N, 162) + 62) * (1 + (size_t)(K) + 16) + 256))
 #define TFB__LESS(a, b) ((size_t)(a) < (b) ? (size_t)(a) : (size_t)(b))
 
+#ifndef TFB_NO_PACKS
 /* Packed weights: one layout on every target (panels [ceil(N/16)][K][16], zero-padded,
  * little-endian, behind a 64-byte header), so a pack may be a file or a const array.
  * tfb_pack_bytes: the exact size for W [N, K] of F32, F16 or BF16; 0 for another dtype,
@@ -368,6 +438,7 @@ TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
                             size_t mem_bytes, tfb_tensor *packed);
 TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes,
                                  tfb_tensor *packed);
+#endif
 
 typedef struct tfb_norm_opts {
     const tfb_tensor *weight;   /* [C], or NULL for ones */
@@ -378,6 +449,7 @@ typedef struct tfb_norm_opts {
     int eps_set;
 } tfb_norm_opts;
 
+#ifndef TFB_NO_NORMS
 /* tfb_rmsnorm: y = s / sqrt(mean(s^2) + eps) * weight + bias, with s = x + residual.
  * tfb_layernorm: the same of s - mean(s).
  * tfb_l2norm: y = s / max(|s|, eps) * weight + bias, |s| the root of the sum of squares.
@@ -393,7 +465,9 @@ TFB_API tfb_status tfb_layernorm(tfb_ctx *ctx, const tfb_tensor *x,
                                  const tfb_norm_opts *opts, tfb_tensor *y);
 TFB_API tfb_status tfb_l2norm(tfb_ctx *ctx, const tfb_tensor *x,
                               const tfb_norm_opts *opts, tfb_tensor *y);
+#endif
 
+#ifndef TFB_NO_SOFTMAX
 /* tfb_softmax: y[..., j] = exp(x[..., j] - max) / sum over the last dimension.
  *   x, y [..., C] F32   lse [...] F32 or NULL: log of the sum of exp(x), natural
  *   A row of -inf only, or of length 0, gives zeros and lse -inf; a NaN or +inf in a row
@@ -404,6 +478,7 @@ TFB_API tfb_status tfb_l2norm(tfb_ctx *ctx, const tfb_tensor *x,
  *   source   Milakov & Gimelshein 2018; reference: tfb__softmax_ref */
 TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
                                tfb_tensor *lse);
+#endif
 
 /* How trained frequencies are stretched for a longer context, `factor` times as long.
  * LINEAR divides them; NTK raises the base by factor^(dims / (dims - 2)); YARN (Peng et
@@ -440,6 +515,7 @@ typedef struct tfb_rope_opts {
                               are [T, axes] or [B, T, axes] then */
 } tfb_rope_opts;
 
+#ifndef TFB_NO_ROPE
 /* tfb_rope: rotates pair i of every row by position * base^(-2i / dims) radians.
  *   x, y [B, H, T, D] F32, any strides (permute a [B, T, H, D] tensor); dims beyond
  *   opts.dims are copied. With several axes each has its own part of dims, paired and
@@ -453,6 +529,7 @@ typedef struct tfb_rope_opts {
  *            Peng et al. 2023, Hugging Face transformers; reference: tfb__rope_ref */
 TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
                             tfb_tensor *y);
+#endif
 
 /* ===== [3] API: ATTENTION AND CACHES ================================================ */
 
@@ -514,6 +591,7 @@ typedef struct tfb_attention_opts {
     tfb_idx chunk_size; /* query tokens at a time; 0: the library chooses; same bits */
 } tfb_attention_opts;
 
+#ifndef TFB_NO_ATTENTION
 /* tfb_attention: y = softmax(score(q, k), over visible keys) v, head by head.
  *   q [B, H, T, D]  k [B, G, S, D]  v [B, G, S, Dv]  y [B, H, T, Dv]   any strides, so
  *   slices of a packed QKV projection serve in place; H a multiple of G: query head h
@@ -531,7 +609,9 @@ typedef struct tfb_attention_opts {
 TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_tensor *k,
                                  const tfb_tensor *v, const tfb_attention_opts *opts,
                                  tfb_tensor *y);
+#endif
 
+#ifndef TFB_NO_WEIGHTS
 /* tfb_attention_weights: the weights themselves, w = exp(score - max) / sum, for chosen
  * query rows; hidden keys have 0, and with sinks the rest is missing from 1.
  *   rows [R] I32 query rows, or NULL for all T   w [B, H, R, S] F32 (S: rows of k, or of
@@ -544,7 +624,9 @@ TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
                                          const tfb_tensor *k,
                                          const tfb_attention_opts *opts,
                                          const tfb_tensor *rows, tfb_tensor *w);
+#endif
 
+#ifndef TFB_NO_MERGE
 /* tfb_merge_states: joins attention over separate parts of the keys, n states (y, lse) of
  * the same queries, first to last. Parts are computed without sinks; a sink is one more
  * part with y = 0 and lse = sink. A part with lse -inf changes nothing.
@@ -561,6 +643,7 @@ TFB_API tfb_status tfb_merge_state(tfb_ctx *ctx, const tfb_tensor *y1,
                                    const tfb_tensor *lse1, const tfb_tensor *y2,
                                    const tfb_tensor *lse2, tfb_tensor *y,
                                    tfb_tensor *lse);
+#endif
 
 /* A bound of attention's scratch in bytes, for static arrays. */
 #define TFB_ATTENTION_SCRATCH(D, Dv, workers)                                            \
@@ -645,10 +728,13 @@ typedef struct tfb_kv {
                 64) +                                                                    \
      (size_t)(layers) * (size_t)(batch) *                                                \
          (pages)*TFB__ROUND((size_t)(G) * (page) * (dims) * (size), 64))
+#ifndef TFB_NO_KV
 TFB_API size_t tfb_kv_bytes(const tfb_kv_opts *opts);
 TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts,
                                       void *mem, size_t mem_bytes);
+#ifndef TFB_NO_KV_DYNAMIC
 TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts);
+#endif
 TFB_API void tfb_kv_free(tfb_kv *kv);
 TFB_API void tfb_kv_reset(tfb_kv *kv);
 
@@ -667,9 +753,11 @@ typedef struct tfb_kv_update_opts {
 } tfb_kv_update_opts;
 TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
                                  const tfb_tensor *key, const tfb_tensor *value);
+#ifndef TFB_NO_KV_PLACES
 TFB_API tfb_status tfb_kv_update(tfb_ctx *ctx, tfb_kv *kv, int layer,
                                  const tfb_tensor *key, const tfb_tensor *value,
                                  const tfb_kv_update_opts *opts);
+#endif
 
 /* tfb_kv_attention: tfb_attention over a layer where it lies, with the same bits as over
  * tensors. All its options but those that say where keys are, which the cache knows
@@ -714,6 +802,7 @@ TFB_API tfb_idx tfb_kv_end(const tfb_kv *kv, int layer, tfb_idx b);
 TFB_API tfb_idx tfb_kv_batch(const tfb_kv *kv, int layer);
 TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
 
+#ifndef TFB_NO_KV_EDIT
 /* The calls below change all layers that hold something, or none.
  * tfb_kv_crop: keeps the first n rows of each sample; n < 0 drops the last -n.
  * tfb_kv_keep_last: keeps the last n >= 0; positions stay, so base grows. Pinned rows
@@ -742,9 +831,13 @@ TFB_API tfb_status tfb_kv_keep_last(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
 TFB_API tfb_status tfb_kv_select(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *index);
 TFB_API tfb_status tfb_kv_repeat_interleave(tfb_ctx *ctx, tfb_kv *kv, tfb_idx repeats);
 TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx dst);
+#ifndef TFB_NO_KV_SHIFT
 TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx from,
                                 tfb_idx to, tfb_idx delta, const tfb_rope_opts *rope);
+#endif
+#endif
 
+#ifndef TFB_NO_KV_MARKS
 /* tfb_kv_mark: remembers the present state; a later mark replaces it.
  * tfb_kv_rollback: back to it, but for the first keep[b] rows appended since: the bits of
  *   never having tried the others. The mark stays where it was. (What a ring held beyond
@@ -758,7 +851,9 @@ TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx fro
 TFB_API tfb_status tfb_kv_mark(tfb_ctx *ctx, tfb_kv *kv);
 TFB_API tfb_status tfb_kv_rollback(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *keep);
 TFB_API void tfb_kv_commit(tfb_kv *kv);
+#endif
 
+#ifndef TFB_NO_KV_SAVE
 /* tfb_kv_save_bytes: what tfb_kv_save will write now; 0 if kv is not a cache.
  * tfb_kv_save: the rows a cache holds and their positions, little-endian, with a version
  *   and a checksum: the same bytes on every target, whatever the kind.
@@ -773,18 +868,22 @@ TFB_API tfb_status tfb_kv_save(tfb_ctx *ctx, const tfb_kv *kv, void *mem,
                                size_t mem_bytes);
 TFB_API tfb_status tfb_kv_load(tfb_ctx *ctx, tfb_kv *kv, const void *mem,
                                size_t mem_bytes);
+#endif
 
 /* The caches of an encoder-decoder: self grows token by token, cross (opts.once) is
  * filled once. Made and used like any other; these change both or none. */
 typedef struct tfb_kv_pair {
     tfb_kv self, cross;
 } tfb_kv_pair;
+#ifndef TFB_NO_KV_EDIT
 TFB_API tfb_status tfb_kv_pair_select(tfb_ctx *ctx, tfb_kv_pair *pair,
                                       const tfb_tensor *index);
 TFB_API tfb_status tfb_kv_pair_repeat_interleave(tfb_ctx *ctx, tfb_kv_pair *pair,
                                                  tfb_idx repeats);
+#endif
 TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair);
 TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair);
+#endif /* TFB_NO_KV */
 
 /* ===== [4] API: CHUNKS AND MIXERS =================================================== */
 #define TFB_MAX_CHUNK_TENSORS 8 /* inputs, and as many outputs */
@@ -810,6 +909,7 @@ typedef struct tfb_chunk_opts {
     int parallel;       /* forward is reentrant: chunks are shared out among workers */
 } tfb_chunk_opts;
 
+#ifndef TFB_NO_CHUNKS
 /* tfb_chunked_forward: calls forward on pieces of the inputs in ascending order, so that
  * what it needs in between exists for one piece at a time. Nothing is copied: pieces are
  * views, and outputs are written where they lie.
@@ -856,6 +956,7 @@ TFB_API tfb_status tfb_chunk_size_for(tfb_ctx *ctx, tfb_chunk_fn forward, void *
  *            on error */
 TFB_API tfb_status tfb_scratch(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                const tfb_idx *shape);
+#endif
 
 /* --- Scans. --- */
 /* Sequences are channels last, and any strides are legal: a tensor [B, E, T] is given
@@ -870,6 +971,7 @@ typedef struct tfb_conv1d_opts {
                                K - 1 after x; NULL: zeros, not kept */
 } tfb_conv1d_opts;
 
+#ifndef TFB_NO_SCAN
 /* tfb_causal_conv1d: y[t] = act(sum over j of w[j] x[t - (K - 1) + j] + bias), depthwise:
  *   each channel by itself. The last tap meets the present token.
  *   x [B, T, E]  w [E, K], K >= 1  y [B, T, E]   F32, any strides
@@ -884,6 +986,7 @@ typedef struct tfb_conv1d_opts {
 TFB_API tfb_status tfb_causal_conv1d(tfb_ctx *ctx, const tfb_tensor *x,
                                      const tfb_tensor *w, const tfb_conv1d_opts *opts,
                                      tfb_tensor *y);
+#endif
 
 typedef struct tfb_scan_opts {
     const tfb_tensor *d;       /* [E] or [H]: y + d x; NULL leaves that out */
@@ -894,6 +997,7 @@ typedef struct tfb_scan_opts {
                                   [B, H, P, N]; NULL: zeros, not kept */
 } tfb_scan_opts;
 
+#ifndef TFB_NO_SCAN
 /* tfb_selective_scan: for each channel N states h that a token decays and feeds,
  *   h = exp(delta a) h + (delta x) b,  y = <h, c> + d x,  y = y silu(z).
  *   x, dt, y [B, T, E]  a [E, N]  b, c [B, T, G, N]   F32, any strides
@@ -915,8 +1019,10 @@ TFB_API tfb_status tfb_selective_scan(tfb_ctx *ctx, const tfb_tensor *x,
 TFB_API tfb_status tfb_ssd(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *dt,
                            const tfb_tensor *a, const tfb_tensor *b, const tfb_tensor *c,
                            const tfb_scan_opts *opts, tfb_tensor *y);
+#endif
 
 /* --- Random numbers and parameters. --- */
+#ifndef TFB_NO_RANDOM
 /* tfb_uniform: y[i] = lo + u (hi - lo), 0 <= u < 1, u from Philox4x32-10 with key seed
  *   and counter first + i, i counting y's elements in row-major order: the same numbers
  *   on every target.   y F32, any strides
@@ -924,6 +1030,7 @@ TFB_API tfb_status tfb_ssd(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *
  *   source   Salmon et al. 2011; reference: its published test vectors */
 TFB_API tfb_status tfb_uniform(tfb_ctx *ctx, uint64_t seed, uint64_t first, float lo,
                                float hi, tfb_tensor *y);
+#endif
 
 /* Is called for every parameter of a module, always in the same order; a status other
  * than TFB_OK ends the walk and is returned. */
@@ -931,6 +1038,7 @@ typedef tfb_status (*tfb_param_fn)(void *user, const char *name, tfb_tensor *t);
 /* Walks over the parameters of a module: tfb_qkv_params and the like. */
 typedef tfb_status (*tfb_params_fn)(void *module, tfb_param_fn visit, void *user);
 
+#ifndef TFB_NO_PARAMS
 /* tfb_params_count: elements of all parameters.
  * tfb_params_bytes: what tfb_params_save writes.
  * tfb_params_save: names, shapes and values (F32, little-endian) with version and sum.
@@ -943,6 +1051,7 @@ TFB_API tfb_status tfb_params_save(tfb_ctx *ctx, tfb_params_fn params, void *mod
                                    void *mem, size_t mem_bytes);
 TFB_API tfb_status tfb_params_load(tfb_ctx *ctx, tfb_params_fn params, void *module,
                                    const void *mem, size_t mem_bytes);
+#endif
 
 /* --- Mixers: what turns q, k and v into y. --- */
 struct tfb_comm; /* of context parallelism; no mixer here knows it yet */
@@ -1001,6 +1110,7 @@ typedef struct tfb_mixer {
     void *self;
 } tfb_mixer;
 
+#ifndef TFB_NO_MIXERS
 /* --- The QKV sequence mixer: y = mixer(x Wqkv^T + bqkv) Wout^T + bout. --- */
 typedef struct tfb_qkv {
     tfb_idx channels, kv_channels; /* C and Ckv */
@@ -1130,7 +1240,9 @@ typedef struct tfb_mhsa_opts {
 TFB_API size_t tfb_mhsa_bytes(const tfb_mhsa_opts *opts);
 TFB_API tfb_status tfb_mhsa_init(tfb_ctx *ctx, tfb_mhsa *m, const tfb_mhsa_opts *opts,
                                  void *mem, size_t mem_bytes);
+#endif
 
+#ifndef TFB_NO_MAMBA
 /* --- The Mamba mixer: y = core(v), q and k are not read; several axes are one sequence,
  * row by row. --- */
 typedef struct tfb_mamba_core {
@@ -1163,6 +1275,7 @@ typedef struct tfb_mamba_opts {
 TFB_API size_t tfb_mamba_bytes(const tfb_mamba_opts *opts);
 TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_opts *opts,
                                   void *mem, size_t mem_bytes);
+#endif
 
 #ifdef __cplusplus
 }
@@ -1182,6 +1295,27 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 #else
 #define TFB__GNU 0
 #endif
+
+/* TFB__HAS(X) is 0 where TFB_NO_X is defined, as nothing or as 1, else 1; TFB__OPT(X, v)
+ * is v or 0, so that the compiler drops what an option that is left out would need. */
+#define TFB__HAS(block)            TFB__HAS_OF(TFB_NO_##block)
+#define TFB__HAS_OF(value)         TFB__HAS_IN(value)
+#define TFB__HAS_IN(value)         TFB__HAS_PICK(TFB__HAS_COMMA_##value 1, 1, 0)
+#define TFB__HAS_PICK(...)         TFB__HAS_SECOND(__VA_ARGS__)
+#define TFB__HAS_SECOND(a, b, ...) b
+#define TFB__HAS_COMMA_            0, 0,
+#define TFB__HAS_COMMA_1           0, 0,
+#define TFB__PRODUCTS              (TFB__HAS(MATMUL) || TFB__HAS(LINEAR) || TFB__HAS(ATTENTION))
+#define TFB__OPT(block, value)     (TFB__HAS(block) ? (value) : 0)
+
+#define TFB__PARTIAL                                                                     \
+    (!(TFB__HAS(TENSOR_OPS) && TFB__HAS(MATMUL) && TFB__HAS(LINEAR) &&                   \
+       TFB__HAS(PACKS) && TFB__HAS(NORMS) && TFB__HAS(SOFTMAX) && TFB__HAS(ROPE) &&      \
+       TFB__HAS(ATTENTION) && TFB__HAS(WEIGHTS) && TFB__HAS(MERGE) && TFB__HAS(KV) &&    \
+       TFB__HAS(KV_DYNAMIC) && TFB__HAS(KV_PLACES) && TFB__HAS(KV_EDIT) &&               \
+       TFB__HAS(KV_SHIFT) && TFB__HAS(KV_MARKS) && TFB__HAS(KV_SAVE) &&                  \
+       TFB__HAS(CHUNKS) && TFB__HAS(SCAN) && TFB__HAS(RANDOM) && TFB__HAS(PARAMS) &&     \
+       TFB__HAS(MIXERS) && TFB__HAS(MAMBA) && TFB__HAS(FN_TRIG) && TFB__HAS(ALLOC)))
 
 /* Size before speed: one table, whose kernels are called by name, so that what nobody
  * calls is not linked; products and attention are the plain loops of their references. */
@@ -1258,6 +1392,11 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 #endif
 #if TFB__NEON
 #include <arm_neon.h>
+#endif
+
+/* Helpers of what is left out are unused; compilers drop them. */
+#if TFB__GNU && (TFB__SMALL || TFB__PARTIAL)
+#pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
 /* No contraction anywhere: a fused operation is one that the source names. */
@@ -1343,6 +1482,12 @@ static TFB__NOINLINE float tfb__sqrt_soft(float x) {
 #endif
 #if TFB__X86 && defined(__SSE2__)
 #define TFB__SQRT(x) _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)))
+#elif TFB__GNU && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4)
+TFB__INLINE float tfb__sqrt_arm(float x) { /* the builtin would call sqrtf for errno */
+    __asm__("vsqrt.f32 %0, %1" : "=t"(x) : "t"(x));
+    return x;
+}
+#define TFB__SQRT(x) tfb__sqrt_arm(x)
 #else
 #define TFB__SQRT(x) tfb__sqrt_soft(x)
 #endif
@@ -1536,7 +1681,7 @@ static void *tfb__take(tfb_ctx *ctx, tfb_idx count, size_t bytes) {
         ctx->failed = 1;
         return NULL;
     }
-    if (!ctx->alloc) {
+    if (!TFB__OPT(ALLOC, ctx->alloc)) {
         if (ctx->used <= ctx->mem_bytes) return ctx->mem + at;
         ctx->failed = 1;
         return NULL;
@@ -1557,7 +1702,7 @@ static tfb_status tfb__scratch_ready(tfb_ctx *ctx, const char *fn) {
     TFB__REQUIRE(ctx->scratch_last < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
                  "%s: the scratch it needs overflows", fn);
     if (!ctx->failed) return TFB_OK;
-    TFB__REQUIRE(!ctx->alloc, ctx, TFB_ERR_MEMORY,
+    TFB__REQUIRE(!TFB__OPT(ALLOC, ctx->alloc), ctx, TFB_ERR_MEMORY,
                  "%s: %d bytes of scratch are not to be had", fn,
                  (tfb_idx)ctx->scratch_last);
     return tfb__fail(ctx, TFB_ERR_SCRATCH, "%s: scratch is %d bytes, needs %d", fn,
@@ -1577,7 +1722,7 @@ static tfb_status tfb__scratch_end(tfb_ctx *ctx, tfb__mark mark, tfb_status stat
     int outermost = --ctx->depth == 0;
     ctx->used = mark.used;
     ctx->failed = 0;
-    if (ctx->measuring || !ctx->alloc) return status;
+    if (ctx->measuring || !TFB__OPT(ALLOC, ctx->alloc)) return status;
     if (!outermost || status != TFB_OK) {
         while (ctx->block != mark.block) tfb__block_pop(ctx);
         if (ctx->block) ctx->block->used = mark.block_used;
@@ -1750,12 +1895,12 @@ TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
 #endif
 
 static int tfb__workers(const tfb_ctx *ctx) {
-    return ctx->workers > 1 ? ctx->workers : 1;
+    return TFB__OPT(WORKERS, ctx->workers) > 1 ? ctx->workers : 1;
 }
 
 static void tfb__parallel(tfb_ctx *ctx, tfb_idx n, tfb_body_fn body, void *arg) {
     tfb_idx i;
-    if (ctx->parallel_for && ctx->workers > 1 && n > 1)
+    if (tfb__workers(ctx) > 1 && ctx->parallel_for && n > 1)
         ctx->parallel_for(ctx->parallel_user, n, body, arg);
     else
         for (i = 0; i < n; i++) body(arg, i, 0);
@@ -1763,7 +1908,8 @@ static void tfb__parallel(tfb_ctx *ctx, tfb_idx n, tfb_body_fn body, void *arg) 
 
 /* --- Tensors. --- */
 #define TFB__MASK(dtype) (1 << (int)(dtype))
-#define TFB__FLOATS      (TFB__MASK(TFB_F32) | TFB__MASK(TFB_F16) | TFB__MASK(TFB_BF16))
+#define TFB__HALVES      (TFB__MASK(TFB_F16) | TFB__MASK(TFB_BF16))
+#define TFB__FLOATS      (TFB__MASK(TFB_F32) | TFB__HALVES)
 #define TFB__PACKS                                                                       \
     (TFB__MASK(TFB_PACKED_F32) | TFB__MASK(TFB_PACKED_F16) | TFB__MASK(TFB_PACKED_BF16))
 #define TFB__ANY_DTYPE (TFB__FLOATS | TFB__MASK(TFB_I32) | TFB__MASK(TFB_U8))
@@ -1864,6 +2010,9 @@ static tfb_status tfb__check_layout(tfb_ctx *ctx, const char *fn, const char *na
     bytes = tfb_dtype_size(t->dtype);
     TFB__REQUIRE(bytes, ctx, TFB_ERR_DTYPE, "%s: %s.dtype is %d, which is none", fn, name,
                  (tfb_idx)t->dtype);
+    TFB__REQUIRE(TFB__HAS(HALF) || !(TFB__MASK(t->dtype) & TFB__HALVES), ctx,
+                 TFB_ERR_UNSUPPORTED, "%s: %s is %s, left out by TFB_NO_HALF", fn, name,
+                 tfb__dtype_text(t->dtype));
     for (i = 0; i < t->ndim; i++) {
         TFB__REQUIRE(t->shape[i] >= 0, ctx, TFB_ERR_SHAPE, "%s: %s.shape[%d] is %d", fn,
                      name, (tfb_idx)i, t->shape[i]);
@@ -2149,6 +2298,7 @@ static tfb_status tfb__new_bytes(tfb_ctx *ctx, const char *fn, const tfb_tensor 
     return TFB_OK;
 }
 
+#ifndef TFB_NO_ALLOC
 TFB_API tfb_status tfb_tensor_new(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                   const tfb_idx *shape) {
     size_t bytes;
@@ -2168,6 +2318,79 @@ TFB_API void tfb_tensor_free(tfb_ctx *ctx, tfb_tensor *t) {
     if (!ctx || !t) return;
     if (t->data && ctx->alloc) ctx->alloc(ctx->alloc_user, t->data, 0);
     memset((void *)t, 0, sizeof *t);
+}
+#endif
+
+/* --- Saved bytes: what caches and parameters are saved as, little-endian. --- */
+typedef struct tfb__kv_bytes {
+    char *to;         /* writing: NULL only counts */
+    const char *from; /* reading */
+    size_t at, size;
+} tfb__kv_bytes;
+
+static void tfb__kv_write(tfb__kv_bytes *f, uint64_t value, int bytes) {
+    int i;
+    for (i = 0; i < bytes; i++, value >>= 8, f->at++)
+        if (f->to) f->to[f->at] = (char)(unsigned char)(value & 255);
+}
+
+/* Past the end there are zeros. */
+static uint64_t tfb__kv_read(tfb__kv_bytes *f, int bytes) {
+    uint64_t value = 0;
+    int i;
+    for (i = 0; i < bytes; i++, f->at++)
+        if (f->at < f->size) value |= (uint64_t)(unsigned char)f->from[f->at] << (8 * i);
+    return value;
+}
+
+/* FNV-1a over words of 32 bits. A word that changes always changes the sum. */
+static uint64_t tfb__kv_sum(const char *from, size_t size) {
+    tfb__kv_bytes f;
+    uint64_t sum = 0xCBF29CE484222325u;
+    memset((void *)&f, 0, sizeof f);
+    f.from = from;
+    f.size = size;
+    while (f.at < size) sum = (sum ^ tfb__kv_read(&f, 4)) * 0x100000001B3u;
+    return sum;
+}
+
+/* How every save begins: magic, version, the sum of all behind it, its bytes. */
+static void tfb__save_begin(tfb__kv_bytes *f, void *mem, const char *magic,
+                            uint64_t version, size_t need) {
+    memset((void *)f, 0, sizeof *f);
+    f->to = (char *)mem;
+    f->size = need;
+    memcpy(mem, magic, 8);
+    f->at = 8;
+    tfb__kv_write(f, version, 8);
+    f->at = 24;
+    tfb__kv_write(f, (uint64_t)need, 8);
+}
+
+static void tfb__save_end(tfb__kv_bytes *f) {
+    f->at = 16;
+    tfb__kv_write(f, tfb__kv_sum(f->to + 24, f->size - 24), 8);
+}
+
+/* Reads that, and sees that nothing has changed since; what: what should be there. */
+static tfb_status tfb__load_begin(tfb_ctx *ctx, const char *fn, tfb__kv_bytes *f,
+                                  const char *magic, const char *what, uint64_t expected,
+                                  size_t head) {
+    uint64_t version, sum, size;
+    TFB__REQUIRE(f->size >= head && !memcmp(f->from, magic, 8), ctx, TFB_ERR_FORMAT,
+                 "%s: the bytes are no saved %s", fn, what);
+    f->at = 8;
+    version = tfb__kv_read(f, 8);
+    sum = tfb__kv_read(f, 8);
+    size = tfb__kv_read(f, 8);
+    TFB__REQUIRE(version == expected, ctx, TFB_ERR_FORMAT, "%s: version %d is not known",
+                 fn, (tfb_idx)(version & 0xFFFF));
+    TFB__REQUIRE(size >= head && size <= f->size && size % 8 == 0, ctx, TFB_ERR_FORMAT,
+                 "%s: the save is cut off", fn);
+    f->size = (size_t)size;
+    TFB__REQUIRE(sum == tfb__kv_sum(f->from + 24, f->size - 24), ctx, TFB_ERR_FORMAT,
+                 "%s: the bytes have changed since they were saved", fn);
+    return TFB_OK;
 }
 
 /* ===== [7] ISA LIST ================================================================= */
@@ -2345,10 +2568,12 @@ typedef struct tfb__scan {
 
 typedef struct tfb__kernels {
     const char *name;
-    int (*probe)(float a, float b, float c); /* 0 if flags changed the arithmetic */
 #if !TFB__SMALL
+    int (*probe)(float a, float b, float c); /* 0 if flags changed the arithmetic */
+#if TFB__PRODUCTS
     void (*mm)(const tfb__mm *t);
     void (*epilogue)(const tfb__epilogue *e);
+#endif
     /* panel[j * 16 + i] for i < width, j < k: the source's lane i, +0 where i >= n */
     void (*pack)(const tfb__source *from, tfb_idx k, tfb_idx n, tfb_idx width,
                  float *panel);
@@ -2362,10 +2587,14 @@ typedef struct tfb__kernels {
                   float *sine);
     void (*rotate)(tfb_idx n, const float *x0, const float *x1, tfb_idx xs, float *y0,
                    float *y1, tfb_idx ys, const float *cosine, const float *sine);
+#if TFB__HAS(ATTENTION)
     tfb_body_fn attention; /* arg: tfb__attn; i: a task or an item, as its phase says */
-    tfb_body_fn merge;     /* arg: tfb__merge; i: a row of the output */
+#endif
+    tfb_body_fn merge; /* arg: tfb__merge; i: a row of the output */
+#if TFB__HAS(SCAN)
     void (*conv)(const tfb__conv *s);
     void (*scan)(const tfb__scan *s);
+#endif
 #endif
 } tfb__kernels;
 
@@ -2460,7 +2689,7 @@ TFB__UNUSED static float tfb__source_at(const tfb__source *from, tfb_idx i) {
     uint16_t h;
     if (from->dtype == TFB_F32 && from->little)
         return tfb__load_le((const float *)from->x + i);
-    if (from->dtype == TFB_F32) return ((const float *)from->x)[i];
+    if (from->dtype == TFB_F32 || !TFB__HAS(HALF)) return ((const float *)from->x)[i];
     memcpy(&h, (const uint16_t *)from->x + i, 2);
     if (TFB__BIG_ENDIAN && from->little) h = (uint16_t)(h << 8 | h >> 8);
     return from->dtype == TFB_F16 ? tfb__f16_to(h) : tfb__float_of((uint32_t)h << 16);
@@ -2477,7 +2706,7 @@ TFB__INLINE float tfb__fold16(float *lane) {
 /* 0, 1, 2, .. : which lanes of a vector lie before a bound. */
 static const float tfb__iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-#if !TFB__SMALL
+#if !TFB__SMALL && TFB__HAS(ATTENTION)
 /* Do values lie like keys, without gaps? Few rows turn keys longer than these take to
  * read, so the values to come are fetched at the same time. */
 static int tfb__attn_alike(const tfb__attn *a) {
@@ -3410,7 +3639,7 @@ static void TFB__FN(collect)(tfb_idx rows, tfb_idx k, const float *x, tfb_idx rs
         for (j = 0; j < k; j++) to[i * k + j] = x[i * rs + j * ks];
 }
 
-#if !TFB__SMALL
+#if !TFB__SMALL && TFB__PRODUCTS
 /* --- Matmul: a register tile of R rows x V vectors, R and V known after inlining. The
  * accumulators are named because vectors of some instruction sets have no size. --- */
 /* clang-format off */
@@ -3786,6 +4015,26 @@ TFB__INLINE TFB__VF TFB__FN(identity)(TFB__VF x) {
     return x;
 }
 
+#if TFB__SMALL
+/* y = fn(x). */
+static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
+    tfb_idx i;
+    for (i = 0; i < n; i++) {
+        float v = x[i], other;
+        switch (fn) {
+#define TFB__MAP(NAME, name)                                                             \
+    case TFB_FN_##NAME: v = TFB__FN(name)(v); break;
+            TFB__ACT_LIST(TFB__MAP)
+            TFB__FN_EXP(TFB__MAP)
+#undef TFB__MAP
+        default: break;
+        }
+        if (TFB__IS_TRIG(fn, SIN)) tfb__trig_large(v, &v, &other);
+        if (TFB__IS_TRIG(fn, COS)) tfb__trig_large(v, &other, &v);
+        y[i] = v;
+    }
+}
+#else
 /* y = fn(x); a call for each function, so that its loop stays as tight as it can be. */
 static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
     tfb_idx i, j;
@@ -3796,11 +4045,11 @@ static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
             TFB__VF v = TFB__VLOADN(x + i, n - i), r = TFB__FN(name)(v);                 \
             float lane[TFB__VW], other;                                                  \
             TFB__VSTOREN(y + i, r, n - i);                                               \
-            if (fn != TFB_FN_SIN && fn != TFB_FN_COS) continue;                          \
+            if (!TFB__IS_TRIG(fn, SIN) && !TFB__IS_TRIG(fn, COS)) continue;              \
             TFB__VSTORE(lane, v);                                                        \
             for (j = 0; j < TFB__VW && j < n - i; j++) { /* vectors end at 2^17 */       \
                 if (lane[j] >= -131072.0f && lane[j] <= 131072.0f) continue;             \
-                if (fn == TFB_FN_SIN) tfb__trig_large(lane[j], y + i + j, &other);       \
+                if (TFB__IS_TRIG(fn, SIN)) tfb__trig_large(lane[j], y + i + j, &other);  \
                 else tfb__trig_large(lane[j], &other, y + i + j);                        \
             }                                                                            \
         }                                                                                \
@@ -3811,7 +4060,6 @@ static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
     }
 }
 
-#if !TFB__SMALL
 static void TFB__FN(epilogue)(const tfb__epilogue *e) {
     float part[2][TFB__TASK_COLS / 2];
     tfb_idx row, c;
@@ -3969,7 +4217,7 @@ TFB__INLINE float TFB__FN(exp1)(float x) {
     return lane[0];
 }
 
-#if !TFB__SMALL
+#if !TFB__SMALL && TFB__HAS(ATTENTION)
 /* n floats of a row that may have gaps or 16-bit elements. */
 static void TFB__FN(attn_load)(const tfb_tensor *t, const char *x, tfb_idx n, float *to) {
     tfb__source from;
@@ -4608,6 +4856,7 @@ static void TFB__FN(merge)(void *arg, tfb_idx row, int worker) {
                         : m;
 }
 
+#if TFB__HAS(SCAN)
 /* --- Convolution and scans: 16 channels side by side. --- */
 /* Lanes l .. of rows t .. of a convolution, four or one. */
 TFB__INLINE void TFB__FN(conv_rows)(const tfb__conv *s, tfb_idx t, tfb_idx l, int four) {
@@ -4762,6 +5011,8 @@ static void TFB__FN(scan)(const tfb__scan *s) {
     }
 }
 
+#endif
+
 #if TFB__PASS != TFB__PASS_SCALAR && TFB__TABLES
 extern const tfb__kernels TFB__FN(kernels);
 const tfb__kernels TFB__FN(kernels) = {
@@ -4771,10 +5022,12 @@ static const tfb__kernels TFB__FN(kernels) = {
 #define TFB__STRING2(x) #x
 #define TFB__STRING(x)  TFB__STRING2(x)
     TFB__STRING(TFB__SUFFIX),
-    TFB__FN(probe),
 #if !TFB__SMALL
+    TFB__FN(probe),
+#if TFB__PRODUCTS
     TFB__FN(mm),
     TFB__FN(epilogue),
+#endif
     TFB__FN(pack),
     TFB__FN(collect),
     TFB__FN(map),
@@ -4782,10 +5035,14 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(softmax),
     TFB__FN(turns),
     TFB__FN(rotate),
+#if TFB__HAS(ATTENTION)
     TFB__FN(attention),
+#endif
     TFB__FN(merge),
+#if TFB__HAS(SCAN)
     TFB__FN(conv),
     TFB__FN(scan),
+#endif
 #endif
 };
 #undef TFB__STRING
@@ -4839,6 +5096,7 @@ static int tfb__isa_usable(const tfb__isa_row *row, uint32_t cpu) {
 static const tfb__kernels *tfb__isa_best(uint32_t cpu) {
     tfb__isa_row row;
     int i;
+    if (TFB__SMALL) return &tfb__kernels_scalar;
     for (i = 0; tfb__isa_row_get(i, &row); i++)
         if (tfb__isa_usable(&row, cpu)) break;
     return row.kernels; /* scalar is last and always usable */
@@ -4884,10 +5142,11 @@ TFB_API tfb_status tfb_build_info(tfb_ctx *ctx) {
     TFB__REQUIRE(TFB__EVAL_METHOD == 0, ctx, TFB_ERR_UNSUPPORTED,
                  "tfb_build_info: float arithmetic is wider than float");
     for (i = 0; tfb__isa_row_get(i, &row); i++)
-        TFB__REQUIRE(
-            !tfb__isa_usable(&row, ctx->cpu) || row.kernels->probe(a, a, -1.00048828125f),
-            ctx, TFB_ERR_UNSUPPORTED,
-            "tfb_build_info: compiler flags change the arithmetic of %s", row.name);
+        TFB__REQUIRE(!tfb__isa_usable(&row, ctx->cpu) ||
+                         TFB__KERNEL(row.kernels, probe)(a, a, -1.00048828125f),
+                     ctx, TFB_ERR_UNSUPPORTED,
+                     "tfb_build_info: compiler flags change the arithmetic of %s",
+                     row.name);
 #ifdef TFB_USE_CBLAS
     return tfb__fail(ctx, TFB_ERR_UNSUPPORTED,
                      "tfb_build_info: TFB_USE_CBLAS: large products have the bits of the "
@@ -5065,6 +5324,7 @@ static void tfb__copy(const tfb_tensor *x, const tfb_tensor *y) {
     }
 }
 
+#ifndef TFB_NO_TENSOR_OPS
 TFB_API tfb_status tfb_copy(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) {
     tfb_tensor from;
     TFB__ENTER(ctx);
@@ -5220,6 +5480,7 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) 
     }
     return TFB_OK;
 }
+#endif
 
 /* ===== [14] MATMUL AND LINEAR ======================================================= */
 /* One engine, tfb__gemm, serves both: y[M, N] = epilogue(A[M, K] W[N, K]^T) over batches.
@@ -5289,6 +5550,7 @@ typedef struct tfb__gemm {
 
 /* Column c of a (gated) product needs this column of A W^T. */
 static tfb_idx tfb__gate_column(const tfb__gemm *g, tfb_idx c, int up) {
+    if (!TFB__HAS(GATES)) return c;
     if (g->gate == TFB_GATE_HALVES) return c + (up ? g->cols : 0);
     return g->gate == TFB_GATE_INTERLEAVED ? 2 * c + up : c;
 }
@@ -5314,9 +5576,9 @@ static float tfb__gemm_dot(const tfb__gemm *g, tfb_idx batch, tfb_idx m, tfb_idx
     tfb_idx k, at = 0;
     w.x = g->w.data;
     w.dtype = g->w.dtype;
-    w.little = g->packed;
-    w.k_stride = g->packed ? TFB__PANEL : g->w.stride[d + 1];
-    if (g->packed) at = n / TFB__PANEL * TFB__PANEL * g->K + n % TFB__PANEL;
+    w.little = TFB__OPT(PACKS, g->packed);
+    w.k_stride = w.little ? TFB__PANEL : g->w.stride[d + 1];
+    if (w.little) at = n / TFB__PANEL * TFB__PANEL * g->K + n % TFB__PANEL;
     else w.x = tfb__at(&g->w, d, batch, n, 0);
     for (k = 0; k < g->K; k++, at += w.k_stride) {
         if (k % TFB__BLOCK == 0) sum = k > TFB__BLOCK ? sum + block : block, block = 0;
@@ -5334,13 +5596,13 @@ static void tfb__gemm_row(void *arg, tfb_idx i, int worker) {
     for (c = 0; c < g->cols; c++) {
         float part[2] = {0, 0};
         int up;
-        for (up = 0; up <= (g->gate != TFB_GATE_NONE); up++) {
+        for (up = 0; up <= (TFB__OPT(GATES, g->gate) != TFB_GATE_NONE); up++) {
             const tfb_idx n = tfb__gate_column(g, c, up);
             part[up] = TFB__FMA(g->alpha, tfb__gemm_dot(g, batch, m, n),
                                 g->has_bias ? g->bias[n * g->bias_stride] : 0.0f);
         }
         if (g->act) tfb__map_scalar(g->act, 1, part, part);
-        if (g->gate) part[0] = part[0] * part[1];
+        if (TFB__OPT(GATES, g->gate)) part[0] = part[0] * part[1];
         if (g->r.ndim)
             part[0] = part[0] + *(float *)tfb__at(&g->r, g->batch_dims, batch, m, c);
         *(float *)tfb__at(&g->y, g->batch_dims, batch, m, c) = part[0];
@@ -5353,7 +5615,7 @@ static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
     if (!ctx->measuring) tfb__parallel(ctx, rows, tfb__gemm_row, g);
     return TFB_OK;
 }
-#else
+#elif TFB__HAS(MATMUL) || TFB__HAS(LINEAR)
 /* One task at work: up to two ranges of columns of A W^T, each a product of its own. */
 typedef struct tfb__task {
     const tfb__gemm *g;
@@ -5791,6 +6053,7 @@ static int tfb__packed_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor 
 
 #endif
 
+#ifndef TFB_NO_MATMUL
 TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
                               tfb_tensor *y) {
     const char *fn = "tfb_matmul";
@@ -5830,8 +6093,10 @@ TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tenso
     g.alpha = 1;
     return tfb__gemm_run(ctx, fn, &g);
 }
+#endif
 
 /* --- Packed weights. --- */
+#ifndef TFB_NO_PACKS
 TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k, tfb_dtype dtype) {
     size_t rows, bytes;
     if (n < 0 || k < 0 || (int)dtype < 0 || dtype > TFB_BF16) return 0;
@@ -5846,12 +6111,6 @@ static tfb_dtype tfb__packed_of(tfb_dtype dtype) {
     return dtype == TFB_F32   ? TFB_PACKED_F32
            : dtype == TFB_F16 ? TFB_PACKED_F16
                               : TFB_PACKED_BF16;
-}
-
-static tfb_dtype tfb__unpacked_of(tfb_dtype dtype) {
-    return dtype == TFB_PACKED_F32   ? TFB_F32
-           : dtype == TFB_PACKED_F16 ? TFB_F16
-                                     : TFB_BF16;
 }
 
 /* The header: magic, version, dtype, N, K, the rest zero. */
@@ -5960,22 +6219,10 @@ TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes
     return TFB_OK;
 }
 
-/* W into g: its panels if it is packed, else its strides behind the batch dimensions. */
-static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
-                                     const tfb_tensor *y, tfb__gemm *g) {
+/* The panels of a packed W into g. */
+static tfb_status tfb__linear_pack(tfb_ctx *ctx, const tfb_tensor *w, const tfb_tensor *y,
+                                   tfb__gemm *g) {
     const char *fn = "tfb_linear";
-    const int d = g->batch_dims;
-    int i;
-    g->packed = (TFB__PACKS & TFB__MASK(w->dtype)) != 0;
-    g->w = g->y;
-    g->w.data = w->data;
-    g->w.dtype = g->packed ? tfb__unpacked_of(w->dtype) : w->dtype;
-    for (i = 0; i < g->w.ndim; i++) g->w.stride[i] = 0;
-    if (!g->packed) {
-        g->w.stride[d] = w->stride[0];
-        g->w.stride[d + 1] = w->stride[1];
-        return tfb__check_alias(ctx, fn, "y", y, "w", w, 0);
-    }
     if (!ctx->measuring && tfb_numel(w)) {
         const size_t need = tfb_pack_bytes(g->N, g->K, g->w.dtype);
         tfb_tensor bytes = tfb_view1(w->data, TFB_U8, (tfb_idx)need);
@@ -5992,6 +6239,36 @@ static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
         g->w.data = (char *)w->data + TFB__PACK_HEADER;
     }
     return TFB_OK;
+}
+#else
+#define tfb__linear_pack(ctx, w, y, g)                                                   \
+    tfb__fail(ctx, TFB_ERR_UNSUPPORTED, "tfb_linear: w is packed, see TFB_NO_PACKS")
+#endif
+
+static tfb_dtype tfb__unpacked_of(tfb_dtype dtype) {
+    return dtype == TFB_PACKED_F32   ? TFB_F32
+           : dtype == TFB_PACKED_F16 ? TFB_F16
+                                     : TFB_BF16;
+}
+
+#ifndef TFB_NO_LINEAR
+/* W into g: its panels if it is packed, else its strides behind the batch dimensions. */
+static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
+                                     const tfb_tensor *y, tfb__gemm *g) {
+    const char *fn = "tfb_linear";
+    const int d = g->batch_dims;
+    int i;
+    g->packed = (TFB__PACKS & TFB__MASK(w->dtype)) != 0;
+    g->w = g->y;
+    g->w.data = w->data;
+    g->w.dtype = g->packed ? tfb__unpacked_of(w->dtype) : w->dtype;
+    for (i = 0; i < g->w.ndim; i++) g->w.stride[i] = 0;
+    if (!g->packed) {
+        g->w.stride[d] = w->stride[0];
+        g->w.stride[d + 1] = w->stride[1];
+        return tfb__check_alias(ctx, fn, "y", y, "w", w, 0);
+    }
+    return tfb__linear_pack(ctx, w, y, g);
 }
 
 /* Checks every argument and fills g. */
@@ -6011,10 +6288,12 @@ static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
     g->act = o->act;
     g->gate = o->gate;
     g->alpha = o->alpha_set ? o->alpha : 1.0f;
-    TFB__REQUIRE((int)g->act >= 0 && g->act <= TFB_FN_TANH, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((int)g->act >= 0 && (int)g->act < TFB__ACTS, ctx, TFB_ERR_ARG,
                  "%s: act is %d, which is no activation", fn, (tfb_idx)(int)g->act);
     TFB__REQUIRE((int)g->gate >= 0 && g->gate <= TFB_GATE_INTERLEAVED, ctx, TFB_ERR_ARG,
                  "%s: gate is %d", fn, (tfb_idx)(int)g->gate);
+    TFB__REQUIRE(TFB__HAS(GATES) || !g->gate, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: gates are left out by TFB_NO_GATES", fn);
     TFB__REQUIRE(!g->gate || g->N % 2 == 0, ctx, TFB_ERR_SHAPE,
                  "%s: w.shape[0] is %d, must be even when gated", fn, g->N);
     g->cols = g->gate ? g->N / 2 : g->N;
@@ -6069,6 +6348,7 @@ TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tenso
     TFB__TRY(tfb__linear_setup(ctx, x, w, opts ? opts : &none, y, &g));
     return tfb__gemm_run(ctx, "tfb_linear", &g);
 }
+#endif
 
 /* --- References: index loops, TFB__FMA and elementary functions only. --- */
 static tfb_idx tfb__at4(const tfb_tensor *t, tfb_idx i, tfb_idx j, tfb_idx k, tfb_idx l) {
@@ -6193,7 +6473,7 @@ static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
         float *buffers = w->scratch ? w->scratch + worker * w->buffers * w->n : NULL;
         const float *x = tfb__row_in(&w->x, i, w->n, &buffers);
         float *y = tfb__row_place(&w->y, i, w->n, &buffers);
-        if (w->softmax) {
+        if (!TFB__HAS(NORMS) || (TFB__HAS(SOFTMAX) && w->softmax)) {
             const float lse = TFB__KERNEL(w->isa, softmax)(w->n, x, y);
             if (w->lse) w->lse[tfb__offset(&w->lse_view, w->lse_view.ndim, i)] = lse;
         } else {
@@ -6311,6 +6591,7 @@ static tfb_status tfb__norm_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *
     return tfb__rowwise_run(ctx, fn, &w, o.weight, o.bias);
 }
 
+#ifndef TFB_NO_NORMS
 TFB_API tfb_status tfb_rmsnorm(tfb_ctx *ctx, const tfb_tensor *x,
                                const tfb_norm_opts *opts, tfb_tensor *y) {
     TFB__ENTER(ctx);
@@ -6328,7 +6609,9 @@ TFB_API tfb_status tfb_l2norm(tfb_ctx *ctx, const tfb_tensor *x,
     TFB__ENTER(ctx);
     return tfb__norm_run(ctx, "tfb_l2norm", x, opts, y, TFB__L2NORM);
 }
+#endif
 
+#ifndef TFB_NO_SOFTMAX
 TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
                                tfb_tensor *lse) {
     const char *fn = "tfb_softmax";
@@ -6352,6 +6635,7 @@ TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
         w.lse[tfb__offset(lse, lse->ndim, i)] = -TFB__FLT_INF;
     return TFB_OK;
 }
+#endif
 
 /* The sum of n values in 16 lanes, folded. square: the sum of (x - mean)^2. */
 static float tfb__lanes_ref(tfb_idx n, const float *x, float mean, int square) {
@@ -6572,6 +6856,8 @@ static tfb_status tfb__rope_check(tfb_ctx *ctx, const char *fn, const tfb_rope_o
                  "%s: dims is %d, must be even and at most %d", fn, (tfb_idx)o.dims, D);
     TFB__REQUIRE(o.dims || D % 2 == 0, ctx, TFB_ERR_SHAPE,
                  "%s: rows are %d long, must be even or have dims", fn, D);
+    TFB__REQUIRE(TFB__HAS(FN_TRIG) || !o.compat, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: compat is left out by TFB_NO_FN_TRIG", fn);
     p->half = (o.dims ? (tfb_idx)o.dims : D) / 2;
     TFB__TRY(tfb__rope_check_scaling(ctx, fn, &o));
     TFB__TRY(tfb__rope_check_axes(ctx, fn, &o, p));
@@ -6666,15 +6952,16 @@ static void tfb__rope_angles(const tfb__rope_plan *p, const tfb_idx *at, float *
     for (axis = 0; axis < p->axes; from += p->pairs[axis++]) {
         const float pos = (float)at[axis];
         const tfb_idx n = p->pairs[axis];
-        if (!p->compat)
-            TFB__KERNEL(p->isa, turns)
-            (n, pos, p->hi + from, p->lo + from, cosine + from, sine + from);
+        if (!p->compat) TFB__KERNEL(p->isa, turns)
+        (n, pos, p->hi + from, p->lo + from, cosine + from, sine + from);
         for (i = from; p->compat && i < from + n; i++) cosine[i] = pos * p->hi[i];
     }
+#ifndef TFB_NO_FN_TRIG
     if (p->compat) {
         TFB__KERNEL(p->isa, map)(TFB_FN_SIN, p->half, cosine, sine);
         TFB__KERNEL(p->isa, map)(TFB_FN_COS, p->half, cosine, cosine);
     }
+#endif
     for (i = 0; p->inverse && i < p->half; i++) sine[i] = -sine[i];
     for (i = 0; (m < 1.0f || m > 1.0f) && i < p->half; i++) {
         cosine[i] = cosine[i] * m;
@@ -6693,8 +6980,8 @@ static void tfb__rope_row(const tfb__rope_plan *p, tfb_idx D, const float *x, tf
         float *y0 = y + 2 * from * ys;
         if (n) /* or the next part would begin past the row */
             TFB__KERNEL(p->isa, rotate)
-            (n, x0, x0 + other * xs, pair * xs, y0, y0 + other * ys, pair * ys,
-             cosine + from, sine + from);
+        (n, x0, x0 + other * xs, pair * xs, y0, y0 + other * ys, pair * ys, cosine + from,
+         sine + from);
     }
     for (d = 2 * p->half; d < D; d++) y[d * ys] = x[d * xs];
 }
@@ -6726,6 +7013,7 @@ static void tfb__rope_task(void *arg, tfb_idx task, int worker) {
     }
 }
 
+#ifndef TFB_NO_ROPE
 TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
                             tfb_tensor *y) {
     const char *fn = "tfb_rope";
@@ -6767,6 +7055,7 @@ TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_op
     }
     return tfb__scratch_end(ctx, mark, status);
 }
+#endif
 
 /* Turns a position, as hi + lo, of the pairs of one axis without scaling. */
 TFB__UNUSED static void tfb__rope_frequencies(tfb_idx half, double base, int compat,
@@ -6831,6 +7120,7 @@ static tfb_idx tfb__kv_rows(const tfb_kv_shape *s, tfb_idx from, tfb_idx end);
 static tfb_idx tfb__kv_find(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
                             tfb_idx head, tfb_idx n, char **key, char **value);
 
+#ifndef TFB_NO_ATTENTION
 /* --- Blocks of rows, runs of keys, who sees what. --- */
 static tfb_idx tfb__i32_at(const tfb_tensor *t, tfb_idx i) {
     return ((const int32_t *)t->data)[i * t->stride[0]];
@@ -6859,13 +7149,25 @@ static tfb__attn_seq tfb__kv_sequence(const tfb__attn *a, tfb_idx s) {
     return u;
 }
 
+/* Sample s where no option says otherwise. */
+TFB__INLINE tfb__attn_seq tfb__attn_plain(const tfb__attn *a, tfb_idx s) {
+    tfb__attn_seq u;
+    u.batch = s;
+    u.q0 = u.lo = u.shift = 0;
+    u.T = a->T;
+    u.hi = a->S;
+    u.stand = a->offset_given ? a->o.offset : u.hi - u.T;
+    return u;
+}
+
 /* Sequence s as the options and what stands in their tensors describe it. */
 static tfb__attn_seq tfb__attn_sequence(const tfb__attn *a, tfb_idx s) {
     const tfb_attention_opts *o = &a->o;
     const tfb_tensor *cu_k = o->cu_k ? o->cu_k : o->cu_q;
     tfb__attn_seq u;
     tfb_idx offset;
-    if (a->cache) return tfb__kv_sequence(a, s);
+    if (TFB__OPT(KV, a->cache)) return tfb__kv_sequence(a, s);
+    if (!TFB__HAS(ATTENTION_SEQUENCES)) return tfb__attn_plain(a, s);
     u.batch = o->cu_q ? 0 : s;
     u.q0 = o->cu_q ? tfb__i32_at(o->cu_q, s) : 0;
     u.T = o->cu_q ? tfb__i32_at(o->cu_q, s + 1) - u.q0 : a->T;
@@ -7194,6 +7496,12 @@ static tfb_tensor tfb__attention_tensor(const tfb_tensor *t) {
     return x;
 }
 
+/* Are all options left out that can be? */
+#define TFB__ATTENTION_PLAIN                                                             \
+    (!(TFB__HAS(ATTENTION_MASKS) || TFB__HAS(ATTENTION_QK) ||                            \
+       TFB__HAS(ATTENTION_PAGES) || TFB__HAS(ATTENTION_SCORES) ||                        \
+       TFB__HAS(ATTENTION_WINDOWS) || TFB__HAS(ATTENTION_SEQUENCES)))
+
 /* What a call takes and does not write. */
 static tfb_status tfb__attention_alias(tfb_ctx *ctx, const char *fn, const char *name,
                                        const tfb_tensor *out,
@@ -7231,7 +7539,7 @@ static tfb_status tfb__attention_alias(tfb_ctx *ctx, const char *fn, const char 
 static tfb_status tfb__attention_inputs(tfb_ctx *ctx, const char *fn, const tfb_tensor *q,
                                         const tfb_tensor *k, const tfb_tensor *v,
                                         tfb__attn *a) {
-    const tfb_tensor *pages = a->o.pages;
+    const tfb_tensor *pages = TFB__OPT(ATTENTION_PAGES, a->o.pages);
     TFB__TRY(tfb__check(ctx, fn, "q", q, TFB__MASK(TFB_F32), 4, 4));
     TFB__TRY(tfb__check(ctx, fn, "k", k, TFB__FLOATS, 4, 4));
     if (v) TFB__TRY(tfb__check(ctx, fn, "v", v, TFB__FLOATS, 4, 4));
@@ -7272,6 +7580,20 @@ static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn
     tfb_attention_opts *o = &a->o;
     TFB__REQUIRE((int)o->causal >= 0 && o->causal <= TFB_CAUSAL_OFFSET, ctx, TFB_ERR_ARG,
                  "%s: causal is %d", fn, (tfb_idx)o->causal);
+    TFB__REQUIRE(o->chunk_size >= 0, ctx, TFB_ERR_ARG, "%s: chunk_size is %d", fn,
+                 o->chunk_size);
+    TFB__REQUIRE(o->offset > -far && o->offset < far, ctx, TFB_ERR_RANGE,
+                 "%s: offset %d is out of range", fn, o->offset);
+    a->offset_given = o->offset_set || o->causal == TFB_CAUSAL_OFFSET;
+    a->scale = o->scale;
+    if (!o->scale_set) a->scale = 1.0f / TFB__SQRT((float)TFB__MAX(1, a->D));
+    return TFB_OK;
+}
+
+/* The same of options that may be left out. */
+static tfb_status tfb__attention_bounds(tfb_ctx *ctx, const char *fn,
+                                        tfb_attention_opts *o) {
+    const tfb_idx far = PTRDIFF_MAX / 4;
     TFB__REQUIRE(o->window >= 0 && (o->causal || !o->window), ctx, TFB_ERR_ARG,
                  "%s: window is %d, must be >= 0 and goes with causal", fn, o->window);
     TFB__REQUIRE(!o->two_sided || (o->left >= 0 && o->right >= 0 && !o->window), ctx,
@@ -7279,14 +7601,10 @@ static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn
                  fn, o->left, o->right);
     TFB__REQUIRE(o->window_pinned >= 0, ctx, TFB_ERR_ARG, "%s: window_pinned is %d", fn,
                  o->window_pinned);
-    TFB__REQUIRE(o->chunk_size >= 0, ctx, TFB_ERR_ARG, "%s: chunk_size is %d", fn,
-                 o->chunk_size);
     TFB__REQUIRE(o->softcap >= 0 && o->softcap <= FLT_MAX, ctx, TFB_ERR_ARG,
                  "%s: softcap must be 0 or positive and finite", fn);
-    TFB__REQUIRE(o->key_pos0 >= 0 && o->key_pos0 < far && o->offset > -far &&
-                     o->offset < far,
-                 ctx, TFB_ERR_RANGE, "%s: offset %d or key_pos0 %d is out of range", fn,
-                 o->offset, o->key_pos0);
+    TFB__REQUIRE(o->key_pos0 >= 0 && o->key_pos0 < far, ctx, TFB_ERR_RANGE,
+                 "%s: key_pos0 %d is out of range", fn, o->key_pos0);
     TFB__REQUIRE(o->key_pinned >= 0 && (!o->key_pinned || !o->kv_start), ctx, TFB_ERR_ARG,
                  "%s: key_pinned is %d, must be >= 0 and without kv_start", fn,
                  o->key_pinned);
@@ -7294,9 +7612,6 @@ static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn
     o->window_pinned = TFB__MIN(o->window_pinned, far);
     o->left = TFB__MIN(o->left, far);
     o->right = TFB__MIN(o->right, far);
-    a->offset_given = o->offset_set || o->causal == TFB_CAUSAL_OFFSET;
-    a->scale = o->scale;
-    if (!o->scale_set) a->scale = 1.0f / TFB__SQRT((float)TFB__MAX(1, a->D));
     return TFB_OK;
 }
 
@@ -7307,22 +7622,26 @@ static tfb_status tfb__attention_options(tfb_ctx *ctx, const char *fn, tfb__attn
     const int i32 = TFB__MASK(TFB_I32);
     tfb_tensor scores = tfb_view4(NULL, TFB_F32, a->q.shape[0], heads, a->T, a->S);
     tfb_tensor slopes = tfb_view2(NULL, TFB_F32, a->q.shape[0], heads);
-    if (o->mask) {
+    if (TFB__OPT(ATTENTION_MASKS, o->mask)) {
         TFB__TRY(tfb__check(ctx, fn, "mask", o->mask, TFB__MASK(TFB_U8), 0, 4));
         TFB__TRY(tfb__broadcast(ctx, fn, "mask", o->mask, &scores, &a->mask));
     }
-    if (o->bias) {
+    if (TFB__OPT(ATTENTION_MASKS, o->bias)) {
         TFB__TRY(tfb__check(ctx, fn, "bias", o->bias, TFB__MASK(TFB_F32), 0, 4));
         TFB__TRY(tfb__broadcast(ctx, fn, "bias", o->bias, &scores, &a->bias));
     }
-    if (o->alibi) {
+    if (TFB__OPT(ATTENTION_SCORES, o->alibi)) {
         TFB__TRY(tfb__check(ctx, fn, "alibi", o->alibi, TFB__MASK(TFB_F32), 1, 2));
         TFB__TRY(
             tfb__check_extent(ctx, fn, "alibi", o->alibi, o->alibi->ndim - 1, heads));
         TFB__TRY(tfb__broadcast(ctx, fn, "alibi", o->alibi, &slopes, &a->alibi));
     }
-    TFB__TRY(tfb__check_vector(ctx, fn, "sinks", o->sinks, TFB__MASK(TFB_F32), heads));
-    if (o->sinks) a->sinks = *o->sinks;
+    if (TFB__OPT(ATTENTION_SCORES, o->sinks)) {
+        TFB__TRY(
+            tfb__check_vector(ctx, fn, "sinks", o->sinks, TFB__MASK(TFB_F32), heads));
+        a->sinks = *o->sinks;
+    }
+    if (!TFB__HAS(ATTENTION_SEQUENCES)) return TFB_OK;
     if (o->cu_q || o->cu_k) {
         TFB__REQUIRE(o->cu_q && !o->kv_start && !o->kv_len && !o->pages &&
                          !o->key_pinned && !o->key_pos0 && !o->key_pos0s,
@@ -7441,14 +7760,33 @@ static void tfb__attention_new(tfb__attn *a, const tfb_attention_opts *opts) {
     if (opts) a->o = *opts;
 }
 
+/* Has this build all that is asked for? The switch that left it out, or NULL. */
+static const char *tfb__attention_lacks(const tfb_attention_opts *o) {
+    if (!TFB__HAS(ATTENTION_MASKS) && (o->mask || o->bias)) return "MASKS";
+    if (!TFB__HAS(ATTENTION_QK) && o->qk) return "QK";
+    if (!TFB__HAS(ATTENTION_PAGES) && o->pages) return "PAGES";
+    if (!TFB__HAS(ATTENTION_SCORES) && (o->alibi || o->sinks || o->softcap > 0))
+        return "SCORES";
+    if (!TFB__HAS(ATTENTION_WINDOWS) && (o->window || o->two_sided)) return "WINDOWS";
+    if (!TFB__HAS(ATTENTION_SEQUENCES) &&
+        (o->kv_start || o->kv_len || o->cu_q || o->cu_k || o->offsets || o->key_pos0 ||
+         o->key_pos0s || o->key_pinned))
+        return "SEQUENCES";
+    return !TFB__HAS(ATTENTION_LSE) && o->lse ? "LSE" : NULL;
+}
+
 /* All checks but those of outputs; the plan of a call. */
 static tfb_status tfb__attention_resolve(tfb_ctx *ctx, const char *fn,
                                          const tfb_tensor *q, const tfb_tensor *k,
                                          const tfb_tensor *v, tfb__attn *a) {
+    const char *lacks = tfb__attention_lacks(&a->o);
+    TFB__REQUIRE(!lacks, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: an option is left out by TFB_NO_ATTENTION_%s", fn, lacks);
     TFB__TRY(tfb__attention_inputs(ctx, fn, q, k, v, a));
     TFB__TRY(tfb__attention_numbers(ctx, fn, a));
+    if (!TFB__ATTENTION_PLAIN) TFB__TRY(tfb__attention_bounds(ctx, fn, &a->o));
     TFB__TRY(tfb__attention_options(ctx, fn, a));
-    return a->o.qk ? tfb__attention_qk(ctx, fn, a) : TFB_OK;
+    return TFB__OPT(ATTENTION_QK, a->o.qk) ? tfb__attention_qk(ctx, fn, a) : TFB_OK;
 }
 
 /* An output overlaps no input. */
@@ -7460,7 +7798,7 @@ static tfb_status tfb__attention_output(tfb_ctx *ctx, const char *fn, const char
     TFB__TRY(tfb__check_alias(ctx, fn, name, out, "q", q, 0));
     TFB__TRY(tfb__check_alias(ctx, fn, name, out, "k", k, 0));
     TFB__TRY(tfb__check_alias(ctx, fn, name, out, "v", v, 0));
-    return tfb__attention_alias(ctx, fn, name, out, o);
+    return TFB__ATTENTION_PLAIN ? TFB_OK : tfb__attention_alias(ctx, fn, name, out, o);
 }
 
 /* Weights of norms without gaps, frequencies of rope. */
@@ -7501,14 +7839,14 @@ static void tfb__attention_row(void *arg, tfb_idx task, int worker) {
     const tfb__attn *a = (const tfb__attn *)arg;
     const tfb_idx H = a->q.shape[1], rows = a->y.shape[2], t = task % rows;
     const tfb_idx h = task / rows % H, b = task / rows / H, *st = a->y.stride;
-    const tfb_idx i = a->rows ? tfb__i32_at(a->rows, t) : t;
+    const tfb_idx i = TFB__OPT(WEIGHTS, a->rows) ? tfb__i32_at(a->rows, t) : t;
     float *work = (float *)(void *)(a->scratch + a->worker_bytes * (size_t)worker);
     float *o = work + 3 * (a->D + a->Dv), lse;
     float *y = (float *)a->y.data + b * st[0] + h * st[1] + t * st[2];
     tfb_idx s = b, d;
-    if (a->o.cu_q)
+    if (TFB__OPT(ATTENTION_SEQUENCES, a->o.cu_q))
         while (i >= tfb__i32_at(a->o.cu_q, s + 1)) s++;
-    if (a->phase == TFB__ATTN_WEIGHTS) {
+    if (TFB__HAS(WEIGHTS) && a->phase == TFB__ATTN_WEIGHTS) {
         tfb__attention_weigh(a, s, h, i, work, y);
         return;
     }
@@ -7525,17 +7863,19 @@ static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
     const tfb__mark mark = tfb__scratch_begin(ctx);
     tfb_status status = TFB_OK;
     float *vectors;
-    if (asked && !ctx->measuring) status = tfb__attention_sequences(ctx, fn, a);
+    if (asked && !ctx->measuring && !TFB__ATTENTION_PLAIN)
+        status = tfb__attention_sequences(ctx, fn, a);
     a->worker_bytes = tfb__round64(tfb__size_mul(
         tfb__size_add(tfb__size_mul((size_t)a->D, 3), tfb__size_mul((size_t)a->Dv, 4)),
         4));
     a->scratch = (char *)tfb__take(ctx, tfb__workers(ctx), a->worker_bytes);
-    vectors = (float *)tfb__take(ctx, a->o.qk ? 2 : 0, tfb__size_mul((size_t)a->D, 4));
-    a->qk.rope.hi = (float *)tfb__take(ctx, a->qk.rope.half, 4);
-    a->qk.rope.lo = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+    vectors = (float *)tfb__take(ctx, TFB__OPT(ATTENTION_QK, a->o.qk) ? 2 : 0,
+                                 tfb__size_mul((size_t)a->D, 4));
+    a->qk.rope.hi = (float *)tfb__take(ctx, TFB__OPT(ATTENTION_QK, a->qk.rope.half), 4);
+    a->qk.rope.lo = (float *)tfb__take(ctx, TFB__OPT(ATTENTION_QK, a->qk.rope.half), 4);
     if (status == TFB_OK) status = tfb__scratch_ready(ctx, fn);
     if (status == TFB_OK && !ctx->measuring && asked) {
-        if (a->o.qk) tfb__attention_vectors(a, vectors);
+        if (TFB__OPT(ATTENTION_QK, a->o.qk)) tfb__attention_vectors(a, vectors);
         tfb__parallel(ctx, rows, tfb__attention_row, a);
     }
     return tfb__scratch_end(ctx, mark, status);
@@ -7617,7 +7957,7 @@ static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
 static tfb_status tfb__attention_finish(tfb_ctx *ctx, const char *fn, const tfb_tensor *q,
                                         const tfb_tensor *k, const tfb_tensor *v,
                                         const tfb_tensor *y, tfb__attn *a) {
-    const tfb_tensor *lse = a->o.lse;
+    const tfb_tensor *lse = TFB__OPT(ATTENTION_LSE, a->o.lse);
     TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
     TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
     TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, a->Dv));
@@ -7646,6 +7986,7 @@ TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_te
     return tfb__attention_finish(ctx, fn, q, k, v, y, &a);
 }
 
+#ifndef TFB_NO_WEIGHTS
 TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
                                          const tfb_tensor *k,
                                          const tfb_attention_opts *opts,
@@ -7675,7 +8016,11 @@ TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
     a.phase = TFB__ATTN_WEIGHTS;
     return tfb__attention_run(ctx, fn, &a, tfb_numel(w) > 0);
 }
+#endif
 
+#endif /* TFB_NO_ATTENTION */
+
+#ifndef TFB_NO_MERGE
 /* --- Joining states. --- */
 static tfb_status tfb__merge_check(tfb_ctx *ctx, const char *fn, const char *const *names,
                                    const tfb_tensor *y, const tfb_tensor *lse,
@@ -7771,21 +8116,24 @@ TFB_API tfb_status tfb_merge_state(tfb_ctx *ctx, const tfb_tensor *y1,
     m.lse[1] = *lse2;
     return tfb__merge_run(ctx, fn, &m, inputs, names, 4, 1, y, lse);
 }
+#endif
 
+#ifndef TFB_NO_ATTENTION
 /* --- References. --- */
 /* Row i of q, k or v for kv or query head h as dense floats. */
 static void tfb__row_ref(const tfb__attn *a, const tfb_tensor *t, tfb_idx batch,
                          tfb_idx h, tfb_idx i, float *x) {
     tfb_idx d, row = i + a->o.page_skip;
     tfb__source from;
-    if (a->o.pages && t != &a->q) {
+    if (TFB__OPT(ATTENTION_PAGES, a->o.pages) && t != &a->q) {
         batch = tfb__attn_page(a->o.pages, batch, row / a->page);
         i = row % a->page;
     }
     memset((void *)&from, 0, sizeof from);
     from.x = t->data;
     from.dtype = t->dtype;
-    if (a->cache && t != &a->q) { /* elements of a key are a panel's lanes apart */
+    if (TFB__OPT(KV, a->cache) &&
+        t != &a->q) { /* elements of a key are a panel's lanes apart */
         const int is_key = t == &a->k;
         char *key, *value;
         if (i >= a->o.key_pinned) i += tfb__attn_sequence(a, batch).shift;
@@ -7809,7 +8157,7 @@ static void tfb__qk_ref(const tfb__attn *a, int is_key, tfb_idx batch, tfb_idx r
     const int which = qk->norm == TFB_QK_NORM_L2 ? TFB__L2NORM : TFB__RMSNORM;
     tfb_idx at[3] = TFB_INIT, d;
     int last;
-    if (!a->o.qk || (is_key && !qk->keys)) return;
+    if (!TFB__OPT(ATTENTION_QK, a->o.qk) || (is_key && !qk->keys)) return;
     for (last = 0; last < 2; last++) {
         if (qk->norm && !qk->norm_last == !last)
             tfb__norm_ref(a->D, x, NULL, is_key ? qk->k_weight : qk->q_weight, NULL,
@@ -7826,12 +8174,14 @@ static int tfb__visible_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx 
                             tfb_idx i, tfb_idx n, tfb_idx j) {
     const tfb_attention_opts *o = &a->o;
     const tfb_idx at = i + u->stand;
-    if (j < u->lo || j >= u->hi || (n >= o->key_pinned && j < o->key_pinned)) return 0;
+    const tfb_idx pinned = TFB__OPT(ATTENTION_SEQUENCES, o->key_pinned);
+    if (j < u->lo || j >= u->hi || (n >= pinned && j < pinned)) return 0;
     if (o->causal != TFB_CAUSAL_NONE && n > at) return 0;
-    if (n >= o->window_pinned) {
+    if (TFB__HAS(ATTENTION_WINDOWS) && n >= o->window_pinned) {
         if (o->window && n <= at - o->window) return 0;
         if (o->two_sided && (n < at - o->left || n > at + o->right)) return 0;
     }
+    if (!TFB__HAS(ATTENTION_MASKS)) return 1;
     if (o->mask &&
         !((const uint8_t *)a->mask.data)[tfb__at4(&a->mask, u->batch, h, i, j)])
         return 0;
@@ -7844,13 +8194,13 @@ static int tfb__visible_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx 
 static float tfb__score_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
                             tfb_idx i, tfb_idx n, tfb_idx j, const float *q,
                             const float *k) {
-    const float cap = a->o.softcap;
+    const float cap = TFB__OPT(ATTENTION_SCORES, a->o.softcap);
     const tfb_idx away = i + u->stand - n;
     float s = a->scale * tfb__dot_ref(a->D, q, 1, k, 1);
     if (cap > 0) s = cap * tfb__tanh_scalar(s / cap);
-    if (a->o.bias)
+    if (TFB__OPT(ATTENTION_MASKS, a->o.bias))
         s += ((const float *)a->bias.data)[tfb__at4(&a->bias, u->batch, h, i, j)];
-    if (a->o.alibi)
+    if (TFB__OPT(ATTENTION_SCORES, a->o.alibi))
         s = TFB__FMA(-((const float *)a->alibi
                            .data)[u->batch * a->alibi.stride[0] + h * a->alibi.stride[1]],
                      (float)(away < 0 ? -away : away), s);
@@ -7875,7 +8225,8 @@ static void tfb__tile_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
     float *k = q + a->D, *work = k + a->D;
     tfb_idx c;
     for (c = 0; c < TFB__KT; c++) {
-        const tfb_idx n = n0 + c, j = n < a->o.key_pinned ? n : n - u->shift;
+        const tfb_idx n = n0 + c, pinned = TFB__OPT(ATTENTION_SEQUENCES, a->o.key_pinned);
+        const tfb_idx j = n < pinned ? n : n - u->shift;
         row[c] = tfb__visible_ref(a, u, h, i, n, j) ? j : -1;
         if (row[c] < 0) continue;
         tfb__row_ref(a, &a->k, u->batch, h / a->group, j, k);
@@ -7919,7 +8270,7 @@ TFB__UNUSED static float tfb__state_ref(const tfb__attn *a, tfb_idx s, tfb_idx h
             tfb__merge_ref(a->Dv, &all_m, &all_l, all, m, tfb__fold16(lane), acc);
     }
     for (d = 0; d < a->Dv; d++) acc[d] = 0;
-    if (a->o.sinks) /* one more state, without a value */
+    if (TFB__OPT(ATTENTION_SCORES, a->o.sinks)) /* one more state, without a value */
         tfb__merge_ref(a->Dv, &all_m, &all_l, all,
                        ((const float *)a->sinks.data)[h * a->sinks.stride[0]], 1.0f, acc);
     *max = all_m;
@@ -7933,8 +8284,11 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
     float m, l = tfb__state_ref(a, s, h, i, work, &m);
     tfb_idx d;
     for (d = 0; d < a->Dv; d++) o[d] = l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / l, 0.0f);
+    if (!TFB__HAS(ATTENTION_LSE)) return 0;
     return l <= 0 ? -TFB__FLT_INF : m + tfb__log_scalar(l);
 }
+
+#endif /* TFB_NO_ATTENTION */
 
 /* ===== [17] KV CACHES =============================================================== */
 /* Rows are known by number: their position since the first row ever, which tiles, windows
@@ -7948,19 +8302,33 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
  * on one. */
 #define TFB__KV_PAGE 64
 
+/* What may be left out: rings, dynamic caches. */
+static tfb_idx tfb__kv_window(const tfb_kv_shape *s) {
+    return TFB__OPT(KV_RINGS, s->window);
+}
+
+static tfb_idx tfb__kv_pinned(const tfb_kv_shape *s) {
+    return TFB__OPT(KV_RINGS, s->pinned);
+}
+
+static int tfb__kv_is_static(const tfb_kv *kv) {
+    return !TFB__HAS(KV_DYNAMIC) || kv->is_static;
+}
+
 static tfb_idx tfb__kv_v_dim(const tfb_kv_shape *s) {
     return s->v_dim ? s->v_dim : s->head_dim;
 }
 
 static tfb_idx tfb__kv_pins(const tfb_kv_layer *l) {
-    return (l->shape.pinned + l->page - 1) / l->page;
+    return (tfb__kv_pinned(&l->shape) + l->page - 1) / l->page;
 }
 
 /* Pages of a sample at most, pinned ones included; 0: any number. */
 static tfb_idx tfb__kv_pages_most(const tfb_kv *kv, const tfb_kv_layer *l) {
     const tfb_kv_shape *s = &l->shape;
-    if (s->window) return (tfb_idx)TFB__KV_RING(s->window, s->pinned, s->chunk);
-    return kv->is_static ? 1 : 0;
+    if (tfb__kv_window(s))
+        return (tfb_idx)TFB__KV_RING(tfb__kv_window(s), tfb__kv_pinned(s), s->chunk);
+    return tfb__kv_is_static(kv) ? 1 : 0;
 }
 
 /* Rows behind the pinned pages at most. */
@@ -7977,13 +8345,13 @@ static size_t tfb__kv_page_bytes(const tfb_kv_shape *s, tfb_idx page, tfb_dtype 
 
 /* The first number kept behind the pinned ones; those from `end` on are not there. */
 static tfb_idx tfb__kv_from(const tfb_kv_shape *s, tfb_idx first, tfb_idx end) {
-    const tfb_idx from = TFB__MAX(first, s->pinned);
-    return s->window ? TFB__MAX(from, end - s->window) : from;
+    const tfb_idx from = TFB__MAX(first, tfb__kv_pinned(s));
+    return tfb__kv_window(s) ? TFB__MAX(from, end - tfb__kv_window(s)) : from;
 }
 
 /* How many rows a sample has: pinned ones and from the first kept one on. */
 static tfb_idx tfb__kv_rows(const tfb_kv_shape *s, tfb_idx from, tfb_idx end) {
-    return TFB__MIN(s->pinned, end) + TFB__MAX(0, end - from);
+    return TFB__MIN(tfb__kv_pinned(s), end) + TFB__MAX(0, end - from);
 }
 
 static tfb_idx tfb__kv_len(const tfb_kv_layer *l, const tfb_kv_row *r) {
@@ -7992,13 +8360,14 @@ static tfb_idx tfb__kv_len(const tfb_kv_layer *l, const tfb_kv_row *r) {
 
 /* The number of row i of a sample as tfb_kv_get shows it. */
 static tfb_idx tfb__kv_number(const tfb_kv_layer *l, const tfb_kv_row *r, tfb_idx i) {
-    const tfb_idx pinned = l->shape.pinned;
+    const tfb_idx pinned = tfb__kv_pinned(&l->shape);
     return i < pinned ? i : tfb__kv_from(&l->shape, r->first, r->end) + i - pinned;
 }
 
 /* Which of a sample's pages has page number q. */
 static tfb_idx tfb__kv_slot(const tfb_kv_layer *l, tfb_idx q) {
     const tfb_idx pins = tfb__kv_pins(l);
+    if (!TFB__HAS(KV_RINGS) && !TFB__HAS(KV_DYNAMIC)) return 0; /* there is only one */
     return q < pins ? q : pins + (q - pins) % (l->pages - pins);
 }
 
@@ -8017,6 +8386,7 @@ static tfb_idx tfb__kv_find(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_k
     return rows - at;
 }
 
+#ifndef TFB_NO_KV
 /* --- Pages: taken from the spare list, which only allocation makes longer. --- */
 static void tfb__kv_push(tfb_kv_layer *l, char *page) {
     memcpy((void *)page, (const void *)&l->spare, sizeof l->spare);
@@ -8069,6 +8439,7 @@ static void tfb__kv_page_free(const tfb_kv *kv, char *page) {
 /* Gives back what the copy of a layer has allocated. */
 static void tfb__kv_abandon(const tfb_kv *kv, const tfb_kv_layer *was,
                             tfb_kv_layer *next) {
+    if (!TFB__HAS(KV_DYNAMIC)) return;
     for (; next->added; next->added--) tfb__kv_page_free(kv, tfb__kv_pop(next));
     if (next->row != was->row) kv->alloc(kv->alloc_user, next->row, 0);
     next->row = was->row;
@@ -8079,6 +8450,7 @@ static tfb_status tfb__kv_reserve(tfb_ctx *ctx, const char *fn, const tfb_kv *kv
                                   tfb_kv_layer *l, tfb_idx need) {
     char *page = l->spare;
     size_t bytes;
+    if (!TFB__HAS(KV_DYNAMIC)) return TFB_OK;
     for (; page && need > 0; need--) page = tfb__kv_below(page);
     bytes = tfb__size_mul((size_t)TFB__MAX(0, need), (size_t)l->page_bytes);
     TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
@@ -8102,8 +8474,8 @@ static tfb_status tfb__kv_reserve(tfb_ctx *ctx, const char *fn, const tfb_kv *kv
 /* The oldest number whose page must stay where it can be found. */
 static tfb_idx tfb__kv_oldest(const tfb_kv *kv, const tfb_kv_layer *l,
                               const tfb_kv_row *r) {
-    if (l->shape.window) return r->lost;
-    return kv->marked ? TFB__MIN(r->first, r->mark_first) : r->first;
+    if (tfb__kv_window(&l->shape)) return r->lost;
+    return TFB__OPT(KV_MARKS, kv->marked) ? TFB__MIN(r->first, r->mark_first) : r->first;
 }
 
 /* How many pages a sample needs a place for if it is to hold up to `end`. */
@@ -8147,7 +8519,8 @@ static tfb_status tfb__kv_widen(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
     const tfb_idx most = tfb__kv_pages_most(kv, was);
     size_t bytes;
     tfb_idx i;
-    if (rows <= was->rows && pages <= was->pages) return TFB_OK;
+    if (!TFB__HAS(KV_DYNAMIC) || (rows <= was->rows && pages <= was->pages))
+        return TFB_OK;
     if (pages > was->pages) pages = TFB__MAX(pages, 2 * was->pages);
     pages = TFB__MAX(pages, was->pages);
     next->pages = most ? TFB__MIN(pages, most) : pages;
@@ -8168,8 +8541,9 @@ static tfb_status tfb__kv_widen(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
 
 /* The copy becomes the layer. */
 static void tfb__kv_settle(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_layer *next) {
-    if (l->row != next->row) tfb__kv_rehouse(kv, l, next);
-    if (l->row && l->row != next->row) kv->alloc(kv->alloc_user, l->row, 0);
+    if (TFB__HAS(KV_DYNAMIC) && l->row != next->row) tfb__kv_rehouse(kv, l, next);
+    if (TFB__HAS(KV_DYNAMIC) && l->row && l->row != next->row)
+        kv->alloc(kv->alloc_user, l->row, 0);
     next->added = 0;
     *l = *next;
 }
@@ -8198,6 +8572,7 @@ static tfb_kv_shape tfb__kv_shape_of(const tfb_kv_opts *o, int layer) {
 /* NULL, or what is wrong with a layer's shape. */
 static const char *tfb__kv_bad_shape(const tfb_kv_shape *s, int is_static) {
     const tfb_idx far = PTRDIFF_MAX / 8;
+    if (!TFB__HAS(KV_RINGS) && s->window) return "window (TFB_NO_KV_RINGS)";
     if (s->window < 0 || s->window > far) return "window";
     if (s->pinned < 0 || s->pinned > far || (s->pinned && !s->window)) return "pinned";
     if (s->chunk < 0 || s->chunk > far || (s->chunk && !s->window)) return "chunk";
@@ -8206,7 +8581,8 @@ static const char *tfb__kv_bad_shape(const tfb_kv_shape *s, int is_static) {
     if (s->kv_heads < 1) return "kv_heads";
     if (s->head_dim < 1) return "head_dim";
     if (s->v_dim < 0) return "v_dim";
-    return s->window || (s->max_tokens > 0 && s->max_tokens < far) ? NULL : "max_tokens";
+    return tfb__kv_window(s) || (s->max_tokens > 0 && s->max_tokens < far) ? NULL
+                                                                           : "max_tokens";
 }
 
 /* Everything of opts but sizes in bytes. */
@@ -8216,7 +8592,7 @@ static tfb_status tfb__kv_check_opts(tfb_ctx *ctx, const char *fn, const tfb_kv_
     TFB__REQUIRE(o, ctx, TFB_ERR_ARG, "%s: opts is NULL", fn);
     TFB__REQUIRE(o->layers > 0, ctx, TFB_ERR_RANGE, "%s: layers is %d", fn,
                  (tfb_idx)o->layers);
-    TFB__REQUIRE(o->dtype == TFB_F32 || o->dtype == TFB_F16 || o->dtype == TFB_BF16, ctx,
+    TFB__REQUIRE((unsigned)o->dtype <= (TFB__HAS(HALF) ? TFB_BF16 : TFB_F32), ctx,
                  TFB_ERR_DTYPE, "%s: dtype is %d, must be F32, F16 or BF16", fn,
                  (tfb_idx)(int)o->dtype);
     for (i = 0; i < o->layers; i++) {
@@ -8235,8 +8611,8 @@ static tfb_kv_layer tfb__kv_layer_new(const tfb_kv_opts *o, int number, int is_s
     tfb_kv_layer l;
     memset((void *)&l, 0, sizeof l);
     l.page = TFB__KV_PAGE;
-    l.shape.window = s.window;
-    l.shape.pinned = s.pinned;
+    l.shape.window = tfb__kv_window(&s);
+    l.shape.pinned = tfb__kv_pinned(&s);
     l.shape.chunk = s.chunk;
     if (!is_static) return l;
     l.shape = s;
@@ -8244,7 +8620,8 @@ static tfb_kv_layer tfb__kv_layer_new(const tfb_kv_opts *o, int number, int is_s
     l.shape.batch = 0;
     l.rows = s.batch;
     l.pages = 1;
-    if (s.window) l.pages = (tfb_idx)TFB__KV_RING(s.window, s.pinned, s.chunk);
+    if (tfb__kv_window(&s))
+        l.pages = (tfb_idx)TFB__KV_RING(tfb__kv_window(&s), tfb__kv_pinned(&s), s.chunk);
     else l.page = (tfb_idx)TFB__ROUND(s.max_tokens, 16);
     l.page_bytes = (tfb_idx)tfb__kv_page_bytes(&s, l.page, o->dtype);
     return l;
@@ -8322,6 +8699,7 @@ TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opt
     return TFB_OK;
 }
 
+#ifndef TFB_NO_KV_DYNAMIC
 TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts) {
     const char *fn = "tfb_kv_init";
     tfb_kv_layer *layer;
@@ -8344,6 +8722,7 @@ TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts
     kv->alloc_user = ctx->alloc_user;
     return TFB_OK;
 }
+#endif
 
 /* A layer as if nobody had touched it. */
 static void tfb__kv_untouch(const tfb_kv *kv, tfb_kv_layer *l) {
@@ -8356,7 +8735,7 @@ static void tfb__kv_untouch(const tfb_kv *kv, tfb_kv_layer *l) {
     }
     l->touched = 0;
     l->shape.batch = 0;
-    if (kv->is_static) return;
+    if (tfb__kv_is_static(kv)) return;
     while (l->spare) tfb__kv_page_free(kv, tfb__kv_pop(l));
     if (l->row) kv->alloc(kv->alloc_user, l->row, 0);
     l->row = NULL;
@@ -8367,8 +8746,9 @@ static void tfb__kv_untouch(const tfb_kv *kv, tfb_kv_layer *l) {
 TFB_API void tfb_kv_free(tfb_kv *kv) {
     int i;
     if (!kv) return;
-    for (i = 0; !kv->is_static && i < kv->layers; i++) tfb__kv_untouch(kv, kv->layer + i);
-    if (!kv->is_static && kv->alloc) kv->alloc(kv->alloc_user, kv->layer, 0);
+    for (i = 0; !tfb__kv_is_static(kv) && i < kv->layers; i++)
+        tfb__kv_untouch(kv, kv->layer + i);
+    if (!tfb__kv_is_static(kv) && kv->alloc) kv->alloc(kv->alloc_user, kv->layer, 0);
     memset((void *)kv, 0, sizeof *kv);
 }
 
@@ -8421,8 +8801,9 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
     tfb_idx least = PTRDIFF_MAX, b;
     if (!kv || layer < 0 || layer >= kv->layers) return 0;
     l = kv->layer + layer;
-    if (l->shape.window) return l->shape.window + l->shape.pinned;
-    if (kv->is_static) return l->shape.max_tokens;
+    if (tfb__kv_window(&l->shape))
+        return tfb__kv_window(&l->shape) + tfb__kv_pinned(&l->shape);
+    if (tfb__kv_is_static(kv)) return l->shape.max_tokens;
     for (b = 0; b < l->shape.batch; b++)
         least = TFB__MIN(least, tfb__kv_owned(l, l->row + b) * l->page);
     return l->touched ? least : 0;
@@ -8476,9 +8857,10 @@ static void tfb__kv_store_row(tfb_dtype dtype, char *to, tfb_idx step, tfb_idx n
         return;
     }
     for (d = 0; d < n; d++) {
-        const float value = tfb__get(from->dtype, dtype, x + d * ds);
+        const float value = TFB__HAS(HALF) ? tfb__get(from->dtype, dtype, x + d * ds)
+                                           : *(const float *)(const void *)(x + d * ds);
         char *y = to + d * step * size;
-        if (dtype == TFB_F32) tfb__store_le((float *)(void *)y, value);
+        if (dtype == TFB_F32 || !TFB__HAS(HALF)) tfb__store_le((float *)(void *)y, value);
         else {
             uint16_t h = dtype == TFB_F16 ? tfb__f16_of(value) : tfb__bf16_of(value);
             if (TFB__BIG_ENDIAN) h = (uint16_t)(h << 8 | h >> 8);
@@ -8577,7 +8959,8 @@ typedef struct tfb__kv_put {
 } tfb__kv_put;
 
 static tfb_idx tfb__kv_count(const tfb__kv_put *p, tfb_idx b) {
-    return p->counts ? tfb__i32_at(p->counts, b) : p->T;
+    return TFB__OPT(KV_PLACES, p->counts) ? tfb__i32_at(TFB__OPT(KV_PLACES, p->counts), b)
+                                          : p->T;
 }
 
 /* A sample's state; one there is no memory for yet has no rows. */
@@ -8589,7 +8972,7 @@ static tfb_kv_row tfb__kv_state(const tfb_kv_layer *l, tfb_idx b) {
 
 /* The row index that is asked for token t of sample b. */
 static tfb_idx tfb__kv_position(const tfb__kv_put *p, tfb_idx b, tfb_idx t) {
-    const tfb_tensor *x = p->positions;
+    const tfb_tensor *x = TFB__OPT(KV_PLACES, p->positions);
     const int32_t *from = (const int32_t *)x->data;
     if (x->ndim == 2) from += b * x->stride[0];
     return x->ndim ? from[t * x->stride[x->ndim - 1]] : from[0];
@@ -8599,15 +8982,15 @@ static tfb_idx tfb__kv_position(const tfb__kv_put *p, tfb_idx b, tfb_idx t) {
 static tfb_idx tfb__kv_target(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b,
                               tfb_idx t) {
     const tfb_kv_row r = tfb__kv_state(l, b);
-    if (!p->positions) return r.end + t;
-    return tfb__kv_position(p, b, t) + (l->shape.window ? 0 : r.first);
+    if (!TFB__OPT(KV_PLACES, p->positions)) return r.end + t;
+    return tfb__kv_position(p, b, t) + (tfb__kv_window(&l->shape) ? 0 : r.first);
 }
 
 /* Where sample b will end. */
 static tfb_idx tfb__kv_end(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b) {
     tfb_idx end = tfb__kv_state(l, b).end, t;
-    if (!p->kv->ragged && p->end) return p->end;
-    if (!p->positions) return end + tfb__kv_count(p, b);
+    if (!TFB__OPT(KV_PLACES, p->kv->ragged) && p->end) return p->end;
+    if (!TFB__OPT(KV_PLACES, p->positions)) return end + tfb__kv_count(p, b);
     for (t = 0; t < tfb__kv_count(p, b); t++)
         end = TFB__MAX(end, tfb__kv_target(p, l, b, t) + 1);
     return end;
@@ -8616,7 +8999,7 @@ static tfb_idx tfb__kv_end(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx 
 /* Numbers below this one have been overwritten once the sample ends at `end`. */
 static tfb_idx tfb__kv_lost(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
                             tfb_idx end) {
-    if (!l->shape.window) return 0;
+    if (!tfb__kv_window(&l->shape)) return 0;
     return TFB__MAX(r->lost, end - tfb__kv_room(kv, l));
 }
 
@@ -8631,7 +9014,7 @@ static tfb_status tfb__kv_check_rows(tfb_ctx *ctx, const char *fn, const tfb_kv 
                      value->shape[3] > 0,
                  ctx, TFB_ERR_SHAPE, "%s: key or value has an empty extent", fn);
     if (l->touched) TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 0, s->batch));
-    TFB__REQUIRE(!kv->is_static || key->shape[0] <= l->rows, ctx, TFB_ERR_SHAPE,
+    TFB__REQUIRE(!tfb__kv_is_static(kv) || key->shape[0] <= l->rows, ctx, TFB_ERR_SHAPE,
                  "%s: key.shape[0] is %d, the cache is made for %d", fn, key->shape[0],
                  l->rows);
     if (!s->kv_heads) return TFB_OK;
@@ -8644,12 +9027,13 @@ static tfb_status tfb__kv_check_rows(tfb_ctx *ctx, const char *fn, const tfb_kv 
 static tfb_status tfb__kv_check_where(tfb_ctx *ctx, const char *fn, tfb__kv_put *p,
                                       tfb_idx batch) {
     const int i32 = TFB__MASK(TFB_I32);
-    const tfb_tensor *x = p->positions;
+    const tfb_tensor *x = TFB__OPT(KV_PLACES, p->positions);
     tfb_idx b;
-    TFB__REQUIRE(!p->counts || p->kv->ragged, ctx, TFB_ERR_ARG,
-                 "%s: counts go with ragged caches", fn);
-    TFB__TRY(tfb__check_vector(ctx, fn, "counts", p->counts, i32, batch));
-    for (b = 0; p->counts && !ctx->measuring && b < batch; b++)
+    TFB__REQUIRE(!TFB__OPT(KV_PLACES, p->counts) || TFB__OPT(KV_PLACES, p->kv->ragged),
+                 ctx, TFB_ERR_ARG, "%s: counts go with ragged caches", fn);
+    TFB__TRY(
+        tfb__check_vector(ctx, fn, "counts", TFB__OPT(KV_PLACES, p->counts), i32, batch));
+    for (b = 0; TFB__OPT(KV_PLACES, p->counts) && !ctx->measuring && b < batch; b++)
         TFB__REQUIRE(tfb__kv_count(p, b) >= 0 && tfb__kv_count(p, b) <= p->T, ctx,
                      TFB_ERR_RANGE, "%s: counts[%d] is %d, there are %d rows", fn, b,
                      tfb__kv_count(p, b), p->T);
@@ -8670,24 +9054,24 @@ static tfb_status tfb__kv_check_targets(tfb_ctx *ctx, const char *fn, tfb__kv_pu
     for (b = 0; b < l->shape.batch; b++) {
         const tfb_kv_row r = tfb__kv_state(l, b);
         const tfb_idx from = tfb__kv_from(&l->shape, r.first, r.end);
-        for (t = 0; p->positions && t < tfb__kv_count(p, b); t++) {
+        for (t = 0; TFB__OPT(KV_PLACES, p->positions) && t < tfb__kv_count(p, b); t++) {
             const tfb_idx at = tfb__kv_position(p, b, t);
             const tfb_idx n = tfb__kv_target(p, l, b, t);
             TFB__REQUIRE(at >= 0, ctx, TFB_ERR_RANGE,
                          "%s: position %d of sample %d is %d", fn, t, b, at);
-            TFB__REQUIRE(n < l->shape.pinned || n >= TFB__MIN(from, r.end), ctx,
+            TFB__REQUIRE(n < tfb__kv_pinned(&l->shape) || n >= TFB__MIN(from, r.end), ctx,
                          TFB_ERR_RANGE,
                          "%s: position %d of sample %d is %d, the ring begins at %d", fn,
                          t, b, at, from);
-            TFB__REQUIRE(!p->kv->marked || n >= r.mark_end, ctx, TFB_ERR_RANGE,
-                         "%s: position %d of sample %d is %d, before the mark", fn, t, b,
-                         at);
+            TFB__REQUIRE(
+                !TFB__OPT(KV_MARKS, p->kv->marked) || n >= r.mark_end, ctx, TFB_ERR_RANGE,
+                "%s: position %d of sample %d is %d, before the mark", fn, t, b, at);
         }
         TFB__REQUIRE(p->T < far - r.end, ctx, TFB_ERR_RANGE, "%s: %d rows overflow", fn,
                      p->T);
         all = TFB__MAX(all, tfb__kv_end(p, l, b));
     }
-    if (!p->kv->ragged) p->end = all;
+    if (!TFB__OPT(KV_PLACES, p->kv->ragged)) p->end = all;
     return TFB_OK;
 }
 
@@ -8701,11 +9085,13 @@ static tfb_status tfb__kv_check_room(tfb_ctx *ctx, const char *fn, const tfb__kv
         const tfb_idx end = tfb__kv_end(p, l, b), room = tfb__kv_room(p->kv, l);
         const tfb_idx keep = tfb__kv_from(s, r.mark_first, r.mark_end);
         const tfb_idx oldest = tfb__kv_oldest(p->kv, l, &r);
-        TFB__REQUIRE(!p->kv->is_static || s->window || end - oldest <= s->max_tokens, ctx,
-                     TFB_ERR_FULL, "%s: layer %d holds %d of %d rows, %d more do not fit",
-                     fn, (tfb_idx)layer, r.end - oldest, s->max_tokens, end - r.end);
-        TFB__REQUIRE(!p->kv->marked || end - room <= keep, ctx, TFB_ERR_FULL,
-                     "%s: layer %d has room for %d rows since the mark", fn,
+        TFB__REQUIRE(!tfb__kv_is_static(p->kv) || tfb__kv_window(s) ||
+                         end - oldest <= s->max_tokens,
+                     ctx, TFB_ERR_FULL,
+                     "%s: layer %d holds %d of %d rows, %d more do not fit", fn,
+                     (tfb_idx)layer, r.end - oldest, s->max_tokens, end - r.end);
+        TFB__REQUIRE(!TFB__OPT(KV_MARKS, p->kv->marked) || end - room <= keep, ctx,
+                     TFB_ERR_FULL, "%s: layer %d has room for %d rows since the mark", fn,
                      (tfb_idx)layer, keep + room - r.mark_end);
     }
     return TFB_OK;
@@ -8735,8 +9121,9 @@ static tfb_idx tfb__kv_put_panel(const tfb__kv_put *p, const tfb_kv_layer *l, tf
     const tfb_tensor *k = p->key, *v = p->value;
     const tfb_idx left = tfb__kv_count(p, b) - t;
     tfb_idx g, i;
-    if (p->positions || n % TFB__PANEL || left < TFB__PANEL || p->kv->dtype != TFB_F32 ||
-        k->dtype != TFB_F32)
+    if (TFB__SMALL) return 0;
+    if (TFB__OPT(KV_PLACES, p->positions) || n % TFB__PANEL || left < TFB__PANEL ||
+        p->kv->dtype != TFB_F32 || k->dtype != TFB_F32)
         return 0;
     for (g = 0; g < l->shape.kv_heads; g++) {
         tfb__source from;
@@ -8787,7 +9174,8 @@ static void tfb__kv_zero_row(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_
 static void tfb__kv_put_sample(const tfb__kv_put *p, tfb_kv_layer *l, tfb_idx b) {
     tfb_kv_row *r = l->row + b;
     const tfb_idx end = tfb__kv_end(p, l, b), count = tfb__kv_count(p, b);
-    const tfb_idx lost = tfb__kv_lost(p->kv, l, r, end), pinned = l->shape.pinned;
+    const tfb_idx lost = tfb__kv_lost(p->kv, l, r, end),
+                  pinned = tfb__kv_pinned(&l->shape);
     const tfb_idx was = r->end;
     tfb_idx n, t, step;
     for (n = was; n < end; n++) {
@@ -8795,12 +9183,14 @@ static void tfb__kv_put_sample(const tfb__kv_put *p, tfb_kv_layer *l, tfb_idx b)
         if (n >= pinned) n = TFB__MAX(n, lost);
         page = r->pages + tfb__kv_slot(l, n / l->page);
         if (!*page) *page = tfb__kv_pop(l);
-        if (p->positions) tfb__kv_zero_row(p->kv, l, r, n);
+        if (TFB__OPT(KV_PLACES, p->positions)) tfb__kv_zero_row(p->kv, l, r, n);
         else n += l->page - 1 - n % l->page;
     }
     for (t = 0; t < count; t += step) {
-        n = p->positions ? tfb__kv_target(p, l, b, t) : was + t;
-        step = p->positions ? 1 : lost - n; /* what is not kept is passed over */
+        n = TFB__OPT(KV_PLACES, p->positions) ? tfb__kv_target(p, l, b, t) : was + t;
+        step = TFB__OPT(KV_PLACES, p->positions)
+                   ? 1
+                   : lost - n; /* what is not kept is passed over */
         if (n < lost && n >= pinned) continue;
         step = tfb__kv_put_panel(p, l, b, t, n);
         if (!step) tfb__kv_put_row(p, l, b, t, n);
@@ -8821,7 +9211,7 @@ static tfb_status tfb__kv_touch(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
     s->head_dim = dims->head_dim;
     s->v_dim = dims->v_dim;
     l->touched = 1;
-    if (kv->is_static) return TFB_OK;
+    if (tfb__kv_is_static(kv)) return TFB_OK;
     bytes = tfb__kv_page_bytes(s, l->page, kv->dtype);
     TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
                  fn);
@@ -8898,12 +9288,14 @@ TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
     return tfb__kv_update(ctx, "tfb_kv_append", kv, layer, key, value, NULL);
 }
 
+#ifndef TFB_NO_KV_PLACES
 TFB_API tfb_status tfb_kv_update(tfb_ctx *ctx, tfb_kv *kv, int layer,
                                  const tfb_tensor *key, const tfb_tensor *value,
                                  const tfb_kv_update_opts *opts) {
     TFB__ENTER(ctx);
     return tfb__kv_update(ctx, "tfb_kv_update", kv, layer, key, value, opts);
 }
+#endif
 
 /* --- Attention. --- */
 /* Options that say where keys are; the cache knows. */
@@ -8920,13 +9312,13 @@ static tfb_status tfb__kv_check_attention(tfb_ctx *ctx, const char *fn,
                                                     : NULL;
     TFB__REQUIRE(!bad, ctx, TFB_ERR_ARG, "%s: the cache itself knows where keys are: %s",
                  fn, bad);
-    TFB__REQUIRE(!s->window ||
-                     (o->window <= s->window && (!o->two_sided || o->left < s->window)),
+    TFB__REQUIRE(!tfb__kv_window(s) || (o->window <= tfb__kv_window(s) &&
+                                        (!o->two_sided || o->left < tfb__kv_window(s))),
                  ctx, TFB_ERR_RANGE, "%s: a window of %d, the ring keeps %d rows", fn,
-                 o->two_sided ? o->left + 1 : o->window, s->window);
-    TFB__REQUIRE(!s->window || o->window_pinned <= s->pinned, ctx, TFB_ERR_RANGE,
-                 "%s: window_pinned is %d, the ring keeps %d", fn, o->window_pinned,
-                 s->pinned);
+                 o->two_sided ? o->left + 1 : o->window, tfb__kv_window(s));
+    TFB__REQUIRE(!tfb__kv_window(s) || o->window_pinned <= tfb__kv_pinned(s), ctx,
+                 TFB_ERR_RANGE, "%s: window_pinned is %d, the ring keeps %d", fn,
+                 o->window_pinned, tfb__kv_pinned(s));
     return TFB_OK;
 }
 
@@ -8935,14 +9327,16 @@ static tfb_status tfb__kv_check_reach(tfb_ctx *ctx, const char *fn, const tfb__a
     const tfb_kv_shape *s = &a->cache->shape;
     const tfb_idx back = a->o.two_sided ? a->o.left : a->o.window - 1;
     tfb_idx b;
-    for (b = 0; s->window && (a->o.causal || a->o.two_sided) && b < a->seqs; b++) {
+    for (b = 0; tfb__kv_window(s) && (a->o.causal || a->o.two_sided) && b < a->seqs;
+         b++) {
         const tfb_kv_row *r = a->cache->row + b;
         const tfb_idx at = tfb__attn_sequence(a, b).stand - back;
-        const tfb_idx known = TFB__MAX(r->lost, a->cache_kept ? r->end - s->window : 0);
-        TFB__REQUIRE(!a->T || TFB__MAX(at, r->first) >= known || known <= s->pinned, ctx,
-                     TFB_ERR_RANGE,
-                     "%s: a query of sample %d looks back to %d, the ring to %d", fn, b,
-                     at, known);
+        const tfb_idx known =
+            TFB__MAX(r->lost, a->cache_kept ? r->end - tfb__kv_window(s) : 0);
+        TFB__REQUIRE(
+            !a->T || TFB__MAX(at, r->first) >= known || known <= tfb__kv_pinned(s), ctx,
+            TFB_ERR_RANGE, "%s: a query of sample %d looks back to %d, the ring to %d",
+            fn, b, at, known);
     }
     return TFB_OK;
 }
@@ -8981,9 +9375,11 @@ static tfb_status tfb__kv_attention_resolve(tfb_ctx *ctx, const char *fn,
     a->kv = kv;
     a->cache = l;
     a->cache_kept = a->o.mask || a->o.bias || !(a->o.causal || a->o.two_sided);
-    a->o.key_pinned = l->shape.pinned;
-    if (a->o.causal && !a->o.two_sided && !a->o.window) a->o.window = l->shape.window;
-    if (l->shape.window && !a->o.window_pinned) a->o.window_pinned = l->shape.pinned;
+    a->o.key_pinned = tfb__kv_pinned(&l->shape);
+    if (a->o.causal && !a->o.two_sided && !a->o.window)
+        a->o.window = tfb__kv_window(&l->shape);
+    if (tfb__kv_window(&l->shape) && !a->o.window_pinned)
+        a->o.window_pinned = tfb__kv_pinned(&l->shape);
     for (b = 0; b < l->shape.batch; b++) S = TFB__MAX(S, tfb__attn_sequence(a, b).hi);
     tfb__kv_tensors(kv, l, q, y, S, &k, &v);
     TFB__TRY(tfb__attention_resolve(ctx, fn, q, &k, &v, a));
@@ -9003,7 +9399,6 @@ TFB_API tfb_status tfb_kv_attention(tfb_ctx *ctx, const tfb_kv *kv, int layer,
     return tfb__attention_finish(ctx, fn, q, NULL, NULL, y, &a);
 }
 
-/* --- Fewer rows. --- */
 /* I32 [B] of a ragged cache, one for each sample of every layer that has any. */
 static tfb_status tfb__kv_check_each(tfb_ctx *ctx, const char *fn, const char *name,
                                      const tfb_kv *kv, const tfb_tensor *each,
@@ -9012,8 +9407,8 @@ static tfb_status tfb__kv_check_each(tfb_ctx *ctx, const char *fn, const char *n
     if (!each) return TFB_OK;
     TFB__TRY(tfb__check(ctx, fn, name, each, TFB__MASK(TFB_I32), 1, 1));
     if (one_will_do && each->shape[0] == 1) return TFB_OK;
-    TFB__REQUIRE(kv->ragged, ctx, TFB_ERR_ARG, "%s: %s goes with ragged caches", fn,
-                 name);
+    TFB__REQUIRE(TFB__OPT(KV_PLACES, kv->ragged), ctx, TFB_ERR_ARG,
+                 "%s: %s goes with ragged caches", fn, name);
     for (i = 0; i < kv->layers; i++)
         if (kv->layer[i].touched)
             TFB__TRY(tfb__check_extent(ctx, fn, name, each, 0, kv->layer[i].shape.batch));
@@ -9025,6 +9420,25 @@ static tfb_idx tfb__kv_each(const tfb_tensor *each, tfb_idx b, tfb_idx n) {
     return tfb__i32_at(each, each->shape[0] > 1 ? b : 0);
 }
 
+static tfb_status tfb__kv_check_unmarked(tfb_ctx *ctx, const char *fn, const tfb_kv *kv) {
+    TFB__TRY(tfb__kv_check(ctx, fn, kv));
+    TFB__REQUIRE(!TFB__OPT(KV_MARKS, kv->marked), ctx, TFB_ERR_ARG,
+                 "%s: kv has a mark, which it would void", fn);
+    return TFB_OK;
+}
+
+TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair) {
+    tfb_kv_reset(pair ? &pair->self : NULL);
+    tfb_kv_reset(pair ? &pair->cross : NULL);
+}
+
+TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair) {
+    tfb_kv_free(pair ? &pair->self : NULL);
+    tfb_kv_free(pair ? &pair->cross : NULL);
+}
+
+#ifndef TFB_NO_KV_EDIT
+/* --- Fewer rows. --- */
 /* A sample after crop. */
 static tfb_kv_row tfb__kv_cropped(const tfb_kv_layer *l, const tfb_kv_row *r, tfb_idx n) {
     const tfb_kv_shape *s = &l->shape;
@@ -9032,9 +9446,9 @@ static tfb_kv_row tfb__kv_cropped(const tfb_kv_layer *l, const tfb_kv_row *r, tf
     tfb_kv_row to = *r;
     n = n < 0 ? TFB__MAX(0, have + n) : TFB__MIN(n, have);
     if (n == have) return to;
-    to.first = from > s->pinned ? from : r->first;
-    to.end = from + n - s->pinned;
-    if (s->pinned && n <= s->pinned) { /* only pinned ones are left */
+    to.first = from > tfb__kv_pinned(s) ? from : r->first;
+    to.end = from + n - tfb__kv_pinned(s);
+    if (tfb__kv_pinned(s) && n <= tfb__kv_pinned(s)) { /* only pinned ones are left */
         to.end = n;
         to.first = to.lost = 0;
     }
@@ -9066,10 +9480,11 @@ static tfb_status tfb__kv_shorten(tfb_ctx *ctx, const char *fn, tfb_kv *kv, tfb_
                              "%s: %d rows of sample %d", fn, keep, b);
                 to = last ? tfb__kv_kept_last(l, l->row + b, keep)
                           : tfb__kv_cropped(l, l->row + b, keep);
-                TFB__REQUIRE(
-                    !kv->marked || to.end >= TFB__MIN(l->row[b].end, to.mark_end), ctx,
-                    TFB_ERR_RANGE, "%s: sample %d of layer %d was longer at the mark", fn,
-                    b, (tfb_idx)i);
+                TFB__REQUIRE(!TFB__OPT(KV_MARKS, kv->marked) ||
+                                 to.end >= TFB__MIN(l->row[b].end, to.mark_end),
+                             ctx, TFB_ERR_RANGE,
+                             "%s: sample %d of layer %d was longer at the mark", fn, b,
+                             (tfb_idx)i);
                 if (change) l->row[b] = to;
             }
     return TFB_OK;
@@ -9088,13 +9503,6 @@ TFB_API tfb_status tfb_kv_keep_last(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
 }
 
 /* --- Other samples. --- */
-static tfb_status tfb__kv_check_unmarked(tfb_ctx *ctx, const char *fn, const tfb_kv *kv) {
-    TFB__TRY(tfb__kv_check(ctx, fn, kv));
-    TFB__REQUIRE(!kv->marked, ctx, TFB_ERR_ARG, "%s: kv has a mark, which it would void",
-                 fn);
-    return TFB_OK;
-}
-
 /* Which sample becomes sample i of a new batch; owner[s] says who took its pages. */
 typedef struct tfb__kv_choice {
     const tfb_tensor *index;
@@ -9138,7 +9546,7 @@ static tfb_status tfb__kv_check_choice(tfb_ctx *ctx, const char *fn, const tfb_k
         if (!l->touched) continue;
         TFB__REQUIRE(n < PTRDIFF_MAX / 8 / (tfb_idx)sizeof *l->row, ctx, TFB_ERR_RANGE,
                      "%s: %d samples overflow", fn, n);
-        TFB__REQUIRE(!kv->is_static || n <= l->rows, ctx, TFB_ERR_FULL,
+        TFB__REQUIRE(!tfb__kv_is_static(kv) || n <= l->rows, ctx, TFB_ERR_FULL,
                      "%s: %d samples, layer %d has room for %d", fn, n, (tfb_idx)at,
                      l->rows);
         for (i = 0; !ctx->measuring && c->index && i < n; i++)
@@ -9289,16 +9697,6 @@ TFB_API tfb_status tfb_kv_pair_repeat_interleave(tfb_ctx *ctx, tfb_kv_pair *pair
     return tfb__kv_repeat(ctx, "tfb_kv_pair_repeat_interleave", both, 2, repeats);
 }
 
-TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair) {
-    tfb_kv_reset(pair ? &pair->self : NULL);
-    tfb_kv_reset(pair ? &pair->cross : NULL);
-}
-
-TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair) {
-    tfb_kv_free(pair ? &pair->self : NULL);
-    tfb_kv_free(pair ? &pair->cross : NULL);
-}
-
 TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx dst) {
     const char *fn = "tfb_kv_fork";
     tfb_status status = TFB_OK;
@@ -9343,6 +9741,9 @@ TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx ds
     return tfb__scratch_end(ctx, mark, status);
 }
 
+#endif
+
+#ifndef TFB_NO_KV_SHIFT
 /* --- Positions that move. --- */
 /* Turns the keys of some rows of a sample; trig and x have room for a row. */
 static void tfb__kv_turn(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_row *r, tfb_idx from,
@@ -9360,7 +9761,8 @@ static void tfb__kv_turn(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_row *r, tfb_i
             tfb__kv_store_row(kv->dtype, key, TFB__PANEL, D, &row, 0);
         }
     /* rows behind the window have not been turned: nobody may look at them */
-    if (l->shape.window) r->lost = TFB__MAX(r->lost, r->end - l->shape.window);
+    if (tfb__kv_window(&l->shape))
+        r->lost = TFB__MAX(r->lost, r->end - tfb__kv_window(&l->shape));
 }
 
 TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx from,
@@ -9416,7 +9818,9 @@ TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx fro
     }
     return tfb__scratch_end(ctx, mark, status);
 }
+#endif
 
+#ifndef TFB_NO_KV_MARKS
 /* --- Marks. --- */
 TFB_API tfb_status tfb_kv_mark(tfb_ctx *ctx, tfb_kv *kv) {
     tfb_idx b;
@@ -9442,7 +9846,8 @@ TFB_API tfb_status tfb_kv_rollback(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *k
     int i, change;
     TFB__ENTER(ctx);
     TFB__TRY(tfb__kv_check(ctx, fn, kv));
-    TFB__REQUIRE(kv->marked, ctx, TFB_ERR_ARG, "%s: kv has no mark", fn);
+    TFB__REQUIRE(TFB__OPT(KV_MARKS, kv->marked), ctx, TFB_ERR_ARG, "%s: kv has no mark",
+                 fn);
     TFB__TRY(tfb__kv_check_each(ctx, fn, "keep", kv, keep, 1));
     for (change = 0; change < 2 && !ctx->measuring; change++)
         for (i = 0; i < kv->layers; i++) {
@@ -9467,7 +9872,9 @@ TFB_API tfb_status tfb_kv_rollback(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *k
 TFB_API void tfb_kv_commit(tfb_kv *kv) {
     if (kv) kv->marked = 0;
 }
+#endif
 
+#ifndef TFB_NO_KV_SAVE
 /* --- Saving. Everything is little-endian. A head of 48 bytes: magic, version, then what
  * the sum covers: total bytes, dtype, layers, ragged. For each layer seven numbers of 8
  * bytes: touched, batch, kv_heads, head_dim, v_dim, window, pinned; for each sample first
@@ -9476,77 +9883,6 @@ TFB_API void tfb_kv_commit(tfb_kv *kv) {
 #define TFB__KV_SAVE_HEAD    48
 #define TFB__KV_SAVE_VERSION 1u
 #define TFB__KV_SAVE_NUMBERS 7
-
-typedef struct tfb__kv_bytes {
-    char *to;         /* writing: NULL only counts */
-    const char *from; /* reading */
-    size_t at, size;
-} tfb__kv_bytes;
-
-static void tfb__kv_write(tfb__kv_bytes *f, uint64_t value, int bytes) {
-    int i;
-    for (i = 0; i < bytes; i++, value >>= 8, f->at++)
-        if (f->to) f->to[f->at] = (char)(unsigned char)(value & 255);
-}
-
-/* Past the end there are zeros. */
-static uint64_t tfb__kv_read(tfb__kv_bytes *f, int bytes) {
-    uint64_t value = 0;
-    int i;
-    for (i = 0; i < bytes; i++, f->at++)
-        if (f->at < f->size) value |= (uint64_t)(unsigned char)f->from[f->at] << (8 * i);
-    return value;
-}
-
-/* FNV-1a over words of 32 bits. A word that changes always changes the sum. */
-static uint64_t tfb__kv_sum(const char *from, size_t size) {
-    tfb__kv_bytes f;
-    uint64_t sum = 0xCBF29CE484222325u;
-    memset((void *)&f, 0, sizeof f);
-    f.from = from;
-    f.size = size;
-    while (f.at < size) sum = (sum ^ tfb__kv_read(&f, 4)) * 0x100000001B3u;
-    return sum;
-}
-
-/* How every save begins: magic, version, the sum of all behind it, its bytes. */
-static void tfb__save_begin(tfb__kv_bytes *f, void *mem, const char *magic,
-                            uint64_t version, size_t need) {
-    memset((void *)f, 0, sizeof *f);
-    f->to = (char *)mem;
-    f->size = need;
-    memcpy(mem, magic, 8);
-    f->at = 8;
-    tfb__kv_write(f, version, 8);
-    f->at = 24;
-    tfb__kv_write(f, (uint64_t)need, 8);
-}
-
-static void tfb__save_end(tfb__kv_bytes *f) {
-    f->at = 16;
-    tfb__kv_write(f, tfb__kv_sum(f->to + 24, f->size - 24), 8);
-}
-
-/* Reads that, and sees that nothing has changed since; what: what should be there. */
-static tfb_status tfb__load_begin(tfb_ctx *ctx, const char *fn, tfb__kv_bytes *f,
-                                  const char *magic, const char *what, uint64_t expected,
-                                  size_t head) {
-    uint64_t version, sum, size;
-    TFB__REQUIRE(f->size >= head && !memcmp(f->from, magic, 8), ctx, TFB_ERR_FORMAT,
-                 "%s: the bytes are no saved %s", fn, what);
-    f->at = 8;
-    version = tfb__kv_read(f, 8);
-    sum = tfb__kv_read(f, 8);
-    size = tfb__kv_read(f, 8);
-    TFB__REQUIRE(version == expected, ctx, TFB_ERR_FORMAT, "%s: version %d is not known",
-                 fn, (tfb_idx)(version & 0xFFFF));
-    TFB__REQUIRE(size >= head && size <= f->size && size % 8 == 0, ctx, TFB_ERR_FORMAT,
-                 "%s: the save is cut off", fn);
-    f->size = (size_t)size;
-    TFB__REQUIRE(sum == tfb__kv_sum(f->from + 24, f->size - 24), ctx, TFB_ERR_FORMAT,
-                 "%s: the bytes have changed since they were saved", fn);
-    return TFB_OK;
-}
 
 /* Bytes of the rows of one sample. */
 static size_t tfb__kv_sample_bytes(const tfb_kv_shape *s, tfb_idx rows, tfb_dtype dtype) {
@@ -9588,8 +9924,8 @@ static void tfb__kv_save_layers(const tfb_kv *kv, tfb__kv_bytes *f) {
         const tfb_kv_shape *s = &l->shape;
         tfb_idx number[TFB__KV_SAVE_NUMBERS];
         memset((void *)number, 0, sizeof number);
-        number[5] = s->window;
-        number[6] = s->pinned;
+        number[5] = tfb__kv_window(s);
+        number[6] = tfb__kv_pinned(s);
         if (l->touched) {
             number[0] = 1;
             number[1] = s->batch;
@@ -9632,7 +9968,7 @@ TFB_API tfb_status tfb_kv_save(tfb_ctx *ctx, const tfb_kv *kv, void *mem,
     tfb__save_begin(&f, mem, "TFBKVSAV", TFB__KV_SAVE_VERSION, need);
     tfb__kv_write(&f, (uint64_t)(unsigned)kv->dtype, 4);
     tfb__kv_write(&f, (uint64_t)(unsigned)kv->layers, 4);
-    tfb__kv_write(&f, (uint64_t)(unsigned)kv->ragged, 8);
+    tfb__kv_write(&f, (uint64_t)(unsigned)TFB__OPT(KV_PLACES, kv->ragged), 8);
     tfb__kv_save_layers(kv, &f);
     tfb__save_end(&f);
     return TFB_OK;
@@ -9647,8 +9983,9 @@ static tfb_status tfb__kv_load_head(tfb_ctx *ctx, const char *fn, const tfb_kv *
                  "%s: rows of another dtype were saved", fn);
     TFB__REQUIRE(tfb__kv_read(f, 4) == (uint64_t)(unsigned)kv->layers, ctx, TFB_ERR_SHAPE,
                  "%s: another number of layers was saved", fn);
-    TFB__REQUIRE(tfb__kv_read(f, 8) == (uint64_t)(unsigned)kv->ragged, ctx, TFB_ERR_SHAPE,
-                 "%s: one of the two is ragged", fn);
+    TFB__REQUIRE(tfb__kv_read(f, 8) ==
+                     (uint64_t)(unsigned)TFB__OPT(KV_PLACES, kv->ragged),
+                 ctx, TFB_ERR_SHAPE, "%s: one of the two is ragged", fn);
     return TFB_OK;
 }
 
@@ -9663,9 +10000,10 @@ static tfb_kv_row tfb__kv_load_state(tfb__kv_bytes *f, const tfb_kv_shape *s) {
     memset((void *)&r, 0, sizeof r);
     r.first = tfb__kv_read_number(f);
     r.end = tfb__kv_read_number(f);
-    if (s->window && r.first >= 0 && r.end >= r.first) { /* only kept rows were saved */
+    if (tfb__kv_window(s) && r.first >= 0 &&
+        r.end >= r.first) { /* only kept rows were saved */
         const tfb_idx from = tfb__kv_from(s, r.first, r.end);
-        r.lost = from > s->pinned ? TFB__MIN(from, r.end) : 0;
+        r.lost = from > tfb__kv_pinned(s) ? TFB__MIN(from, r.end) : 0;
     }
     return r;
 }
@@ -9696,7 +10034,7 @@ static tfb_status tfb__kv_load_shape(tfb_ctx *ctx, const char *fn, const tfb_kv 
         !have->kv_heads || (s->kv_heads == have->kv_heads &&
                             s->head_dim == have->head_dim && s->v_dim == have->v_dim),
         ctx, TFB_ERR_SHAPE, "%s: layer %d has other heads or dims", fn, (tfb_idx)layer);
-    TFB__REQUIRE(!kv->is_static || s->batch <= l->rows, ctx, TFB_ERR_FULL,
+    TFB__REQUIRE(!tfb__kv_is_static(kv) || s->batch <= l->rows, ctx, TFB_ERR_FULL,
                  "%s: %d samples, layer %d has room for %d", fn, s->batch, (tfb_idx)layer,
                  l->rows);
     return TFB_OK;
@@ -9717,16 +10055,17 @@ static tfb_status tfb__kv_load_states(tfb_ctx *ctx, const char *fn, const tfb_kv
         const tfb_kv_row r = tfb__kv_load_state(f, s);
         tfb_idx rows, need;
         TFB__REQUIRE(r.first >= 0 && r.end >= r.first &&
-                         (kv->ragged || !b || (r.first == first && r.end == end)),
+                         (TFB__OPT(KV_PLACES, kv->ragged) || !b ||
+                          (r.first == first && r.end == end)),
                      ctx, TFB_ERR_FORMAT, "%s: sample %d has no length", fn, b);
         first = r.first;
         end = r.end;
         rows = tfb__kv_rows(s, tfb__kv_from(s, first, end), end);
-        TFB__REQUIRE(!kv->is_static || s->window || rows <= s->max_tokens, ctx,
-                     TFB_ERR_FULL, "%s: %d rows, there is room for %d", fn, rows,
+        TFB__REQUIRE(!tfb__kv_is_static(kv) || tfb__kv_window(s) || rows <= s->max_tokens,
+                     ctx, TFB_ERR_FULL, "%s: %d rows, there is room for %d", fn, rows,
                      s->max_tokens);
         bytes = tfb__size_add(bytes, tfb__kv_sample_bytes(s, rows, kv->dtype));
-        need = tfb__kv_pages_for(kv, next, s->window ? r.lost : first, end);
+        need = tfb__kv_pages_for(kv, next, tfb__kv_window(s) ? r.lost : first, end);
         *pages = TFB__MAX(*pages, need);
         *all = (tfb_idx)tfb__size_add((size_t)*all, (size_t)need);
     }
@@ -9750,7 +10089,7 @@ static tfb_status tfb__kv_load_prepare(tfb_ctx *ctx, const char *fn, const tfb_k
         TFB__TRY(tfb__kv_touch(ctx, fn, kv, next + i, &s));
         TFB__TRY(tfb__kv_load_states(ctx, fn, kv, next + i, f, &pages, &need));
         for (b = 0; b < l->rows; b++) need -= tfb__kv_owned(l, l->row + b);
-        if (kv->is_static) continue;
+        if (tfb__kv_is_static(kv)) continue;
         TFB__TRY(tfb__kv_reserve(ctx, fn, kv, next + i, need));
         TFB__TRY(tfb__kv_widen(ctx, fn, kv, l, next + i, s.batch, pages));
     }
@@ -9810,11 +10149,14 @@ TFB_API tfb_status tfb_kv_load(tfb_ctx *ctx, tfb_kv *kv, const void *mem,
         else tfb__kv_abandon(kv, kv->layer + i, next + i);
     return tfb__scratch_end(ctx, mark, status);
 }
+#endif
+#endif /* TFB_NO_KV */
 
 /* ===== [18] CHUNKED FORWARD ========================================================= */
 /* A call is cut along an axis into views, which the callback gets one after the other, or
  * workers get, each with a context of its own in the scratch of the caller's. */
 
+#ifndef TFB_NO_CHUNKS
 TFB_API tfb_status tfb_scratch(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                const tfb_idx *shape) {
     size_t bytes, used, last;
@@ -10152,6 +10494,7 @@ TFB_API tfb_status tfb_chunk_size_for(tfb_ctx *ctx, tfb_chunk_fn forward, void *
     memcpy(ctx->message, probe.message, sizeof ctx->message);
     return status;
 }
+#endif /* TFB_NO_CHUNKS */
 
 /* ===== [19] CONVOLUTION AND SCANS =================================================== */
 /* Channels go in panels of 16, some panels to a task, which takes them through all tokens
@@ -10243,6 +10586,7 @@ static tfb_status tfb__check_shape(tfb_ctx *ctx, const char *fn, const char *nam
     return TFB_OK;
 }
 
+#ifndef TFB_NO_SCAN
 /* --- Convolution. --- */
 typedef struct tfb__conv_call {
     tfb_tensor x, w, y, bias, state; /* bias, state: ndim 0 if absent */
@@ -10347,7 +10691,7 @@ static tfb_status tfb__conv_setup(tfb_ctx *ctx, const char *fn, const tfb_tensor
     TFB__TRY(tfb__check_extent(ctx, fn, "w", w, 0, x->shape[2]));
     TFB__REQUIRE(w->shape[1] > 0, ctx, TFB_ERR_SHAPE, "%s: w.shape[1] is 0", fn);
     TFB__TRY(tfb__check_vector(ctx, fn, "bias", o->bias, f32, x->shape[2]));
-    TFB__REQUIRE((int)o->act >= 0 && o->act <= TFB_FN_TANH, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((int)o->act >= 0 && (int)o->act < TFB__ACTS, ctx, TFB_ERR_ARG,
                  "%s: act is %d, which is no activation", fn, (tfb_idx)o->act);
     TFB__TRY(tfb__check_shape(ctx, fn, "y", y, 3, x->shape));
     TFB__TRY(tfb__check_out(ctx, fn, "y", y));
@@ -10811,9 +11155,11 @@ TFB__UNUSED static void tfb__ssd_ref(const tfb_tensor *x, const tfb_tensor *dt,
                 }
             }
 }
+#endif /* TFB_NO_SCAN */
 
 /* ===== [20] MIXERS ================================================================== */
 
+#ifndef TFB_NO_RANDOM
 /* --- Random numbers: Philox4x32-10, Salmon et al. 2011. --- */
 static void tfb__mulhilo(uint32_t a, uint32_t b, uint32_t *hi, uint32_t *lo) {
     const uint64_t product = (uint64_t)a * b;
@@ -10859,7 +11205,9 @@ TFB_API tfb_status tfb_uniform(tfb_ctx *ctx, uint64_t seed, uint64_t first, floa
             tfb__uniform(seed, first + (uint64_t)i, lo, hi);
     return TFB_OK;
 }
+#endif
 
+#ifndef TFB_NO_PARAMS
 /* --- Parameters: counting, saving, loading by walks. --- */
 static tfb_status tfb__param_count(void *user, const char *name, tfb_tensor *t) {
     (void)name;
@@ -11029,7 +11377,9 @@ TFB_API tfb_status tfb_params_load(tfb_ctx *ctx, tfb_params_fn params, void *mod
     }
     return TFB_OK;
 }
+#endif
 
+#ifndef TFB_NO_MIXERS
 /* --- Memory for parameters: carved one after another, filled by the default. --- */
 typedef struct tfb__carver {
     tfb_ctx *ctx;
@@ -11898,7 +12248,9 @@ TFB_API tfb_status tfb_mhsa_init(tfb_ctx *ctx, tfb_mhsa *m, const tfb_mhsa_opts 
     m->mixer = mixer;
     return TFB_OK;
 }
+#endif
 
+#ifndef TFB_NO_MAMBA
 /* --- The Mamba mixer. --- */
 static tfb_mamba tfb__mamba_shape(const tfb_mamba_opts *o) {
     tfb_mamba m;
@@ -12170,6 +12522,7 @@ TFB_API tfb_mixer tfb_mamba_as_mixer(tfb_mamba *m) {
     mixer.self = m;
     return mixer;
 }
+#endif
 
 /* ===== [21] TAIL ==================================================================== */
 
