@@ -1511,8 +1511,12 @@ TFB_API const char *tfb_status_text(tfb_status status) {
     } while (0)
 #define TFB__REQUIRE(cond, ctx, code, ...)                                               \
     do {                                                                                 \
-        if (!(cond)) return tfb__fail(ctx, code, __VA_ARGS__);                           \
+        if (TFB__CHECKED(code) && !(cond)) return tfb__fail(ctx, code, __VA_ARGS__);     \
     } while (0)
+/* What TFB_NO_CHECKS still finds: lack of memory, and what depends on data. */
+#define TFB__CHECKED(code)                                                               \
+    (TFB__HAS(CHECKS) || ((code) != TFB_ERR_ARG && (code) != TFB_ERR_SHAPE &&            \
+                          (code) != TFB_ERR_DTYPE && (code) != TFB_ERR_ALIAS))
 /* Every public call starts with this: without a context there is nowhere to report to. */
 #define TFB__ENTER(ctx)                                                                  \
     do {                                                                                 \
@@ -1661,8 +1665,8 @@ static void tfb__block_pop(tfb_ctx *ctx) {
 static tfb__mark tfb__scratch_begin(tfb_ctx *ctx) {
     tfb__mark mark;
     if (ctx->depth++ == 0) ctx->scratch_last = ctx->used;
-    mark.block = ctx->block;
-    mark.block_used = ctx->block ? ctx->block->used : 0;
+    mark.block = TFB__OPT(ALLOC, ctx->block);
+    mark.block_used = mark.block ? mark.block->used : 0;
     mark.used = ctx->used;
     ctx->failed = 0;
     return mark;
@@ -1677,7 +1681,7 @@ static void *tfb__take(tfb_ctx *ctx, tfb_idx count, size_t bytes) {
     ctx->used = tfb__size_add(at, need);
     if (ctx->used > ctx->scratch_last) ctx->scratch_last = ctx->used;
     if (!need || ctx->measuring || ctx->failed) return NULL;
-    if (ctx->used >= (size_t)-1 / 2) {
+    if (TFB__HAS(ALLOC) && ctx->used >= (size_t)-1 / 2) {
         ctx->failed = 1;
         return NULL;
     }
@@ -2003,6 +2007,7 @@ static tfb_status tfb__check_layout(tfb_ctx *ctx, const char *fn, const char *na
                                     const tfb_tensor *t) {
     size_t bytes, elements = 1, reach = 0;
     int i;
+    if (!TFB__HAS(CHECKS)) return TFB_OK;
     TFB__REQUIRE(t, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, name);
     TFB__REQUIRE(t->ndim >= 0 && t->ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE,
                  "%s: %s.ndim is %d, must be 0 to %d", fn, name, (tfb_idx)t->ndim,
@@ -2119,7 +2124,8 @@ static int tfb__same_view(const tfb_tensor *a, const tfb_tensor *b) {
 static tfb_status tfb__check_alias(tfb_ctx *ctx, const char *fn, const char *name,
                                    const tfb_tensor *y, const char *other,
                                    const tfb_tensor *x, int may_equal) {
-    if (!x || !y || ctx->measuring || (may_equal && tfb__same_view(x, y))) return TFB_OK;
+    if (!TFB__HAS(CHECKS) || !x || !y) return TFB_OK;
+    if (ctx->measuring || (may_equal && tfb__same_view(x, y))) return TFB_OK;
     TFB__REQUIRE(!tfb__overlap(y, x), ctx, TFB_ERR_ALIAS, "%s: %s overlaps %s", fn, name,
                  other);
     return TFB_OK;
@@ -2130,7 +2136,7 @@ static tfb_status tfb__check_out(tfb_ctx *ctx, const char *fn, const char *name,
                                  const tfb_tensor *t) {
     int used[TFB_MAX_DIMS] = TFB_INIT, i, pass;
     size_t inner = 0;
-    if (tfb_numel(t) == 0) return TFB_OK;
+    if (!TFB__HAS(CHECKS) || tfb_numel(t) == 0) return TFB_OK;
     for (pass = 0; pass < t->ndim; pass++) {
         int best = -1;
         for (i = 0; i < t->ndim; i++)
@@ -2504,13 +2510,7 @@ enum { TFB__ATTN_WHOLE, TFB__ATTN_SPLIT, TFB__ATTN_FOLD, TFB__ATTN_WEIGHTS };
 
 /* A call as resolved; of tensors that are absent data is NULL. */
 typedef struct tfb__attn {
-    tfb_tensor q, k, v, y, lse, mask, bias, alibi, sinks;
-    const tfb_kv *kv;          /* keys and values lie in this cache, */
-    const tfb_kv_layer *cache; /* in this layer; of k and v only shapes count */
-    int cache_kept;            /* rows are those tfb_kv_get shows, no older ones */
-    const tfb_tensor *rows;    /* of tfb_attention_weights; y is then the weights */
-    tfb_attention_opts o;
-    tfb__qk qk;
+    /* numbers first: small offsets are short instructions */
     tfb_idx seqs, T, S, D, Dv, G, group, page, longest;
     tfb_idx room, block_rows, blocks,
         tasks;               /* rows there is memory for, rows of a block */
@@ -2519,6 +2519,14 @@ typedef struct tfb__attn {
     float scale;
     char *scratch; /* workers blocks: two parts, two items, a state's arrays */
     size_t part_bytes, worker_bytes;
+    const char *lacks;         /* the switch that left out what is asked for, or NULL */
+    const tfb_tensor *rows;    /* of tfb_attention_weights; y is then the weights */
+    const tfb_kv *kv;          /* keys and values lie in this cache, */
+    const tfb_kv_layer *cache; /* in this layer; of k and v only shapes count */
+    int cache_kept;            /* rows are those tfb_kv_get shows, no older ones */
+    tfb_attention_opts o;
+    tfb_tensor q, k, v, y, lse, mask, bias, alibi, sinks;
+    tfb__qk qk;
 } tfb__attn;
 
 /* tfb_merge_state: y[0], y[1]; tfb_merge_states: y[0] and so on, y_step apart. */
@@ -2687,9 +2695,10 @@ TFB__UNUSED static float tfb__f16_to(uint16_t h) {
 /* Element i of a source as float32. */
 TFB__UNUSED static float tfb__source_at(const tfb__source *from, tfb_idx i) {
     uint16_t h;
+    if (!TFB__HAS(HALF) && !TFB__BIG_ENDIAN) return ((const float *)from->x)[i];
     if (from->dtype == TFB_F32 && from->little)
         return tfb__load_le((const float *)from->x + i);
-    if (from->dtype == TFB_F32 || !TFB__HAS(HALF)) return ((const float *)from->x)[i];
+    if (from->dtype == TFB_F32) return ((const float *)from->x)[i];
     memcpy(&h, (const uint16_t *)from->x + i, 2);
     if (TFB__BIG_ENDIAN && from->little) h = (uint16_t)(h << 8 | h >> 8);
     return from->dtype == TFB_F16 ? tfb__f16_to(h) : tfb__float_of((uint32_t)h << 16);
@@ -7488,12 +7497,13 @@ static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int 
 /* --- What a call asks for. --- */
 /* A tensor that may be empty, and then may have data NULL, from which kernels may take no
  * offsets. */
-static tfb_tensor tfb__attention_tensor(const tfb_tensor *t) {
-    tfb_tensor x = *t;
-    if (tfb_numel(t)) return x;
-    memset((void *)x.stride, 0, sizeof x.stride);
-    x.data = (void *)(uintptr_t)tfb__iota; /* nothing is read or written there */
-    return x;
+static const float tfb__nothing = 0;
+
+static TFB__NOINLINE void tfb__attention_tensor(const tfb_tensor *t, tfb_tensor *to) {
+    *to = *t;
+    if (TFB__SMALL || tfb_numel(t)) return; /* small: no offset is taken of y alone */
+    memset((void *)to->stride, 0, sizeof to->stride);
+    to->data = (void *)(uintptr_t)&tfb__nothing; /* nothing is read or written there */
 }
 
 /* Are all options left out that can be? */
@@ -7547,9 +7557,9 @@ static tfb_status tfb__attention_inputs(tfb_ctx *ctx, const char *fn, const tfb_
     TFB__REQUIRE(k->shape[3] == q->shape[3], ctx, TFB_ERR_SHAPE,
                  "%s: k.shape[3] is %d, q has head_dim %d", fn, k->shape[3], q->shape[3]);
     if (v) TFB__TRY(tfb__check_like(ctx, fn, "v", v, k, 3));
-    a->q = tfb__attention_tensor(q);
-    a->k = tfb__attention_tensor(k);
-    a->v = v ? tfb__attention_tensor(v) : a->k;
+    tfb__attention_tensor(q, &a->q);
+    tfb__attention_tensor(k, &a->k);
+    tfb__attention_tensor(v ? v : k, &a->v);
     a->seqs = q->shape[0];
     a->T = q->shape[2];
     a->D = q->shape[3];
@@ -7755,11 +7765,6 @@ static tfb_status tfb__attention_sequences(tfb_ctx *ctx, const char *fn, tfb__at
     return TFB_OK;
 }
 
-static void tfb__attention_new(tfb__attn *a, const tfb_attention_opts *opts) {
-    memset((void *)a, 0, sizeof *a);
-    if (opts) a->o = *opts;
-}
-
 /* Has this build all that is asked for? The switch that left it out, or NULL. */
 static const char *tfb__attention_lacks(const tfb_attention_opts *o) {
     if (!TFB__HAS(ATTENTION_MASKS) && (o->mask || o->bias)) return "MASKS";
@@ -7775,17 +7780,25 @@ static const char *tfb__attention_lacks(const tfb_attention_opts *o) {
     return !TFB__HAS(ATTENTION_LSE) && o->lse ? "LSE" : NULL;
 }
 
+static void tfb__attention_new(tfb__attn *a, const tfb_attention_opts *opts) {
+    memset((void *)a, 0, sizeof *a);
+    if (!opts) return;
+    a->o = *opts;
+    if (TFB__HAS(CHECKS)) a->lacks = tfb__attention_lacks(opts);
+}
+
 /* All checks but those of outputs; the plan of a call. */
 static tfb_status tfb__attention_resolve(tfb_ctx *ctx, const char *fn,
                                          const tfb_tensor *q, const tfb_tensor *k,
                                          const tfb_tensor *v, tfb__attn *a) {
-    const char *lacks = tfb__attention_lacks(&a->o);
-    TFB__REQUIRE(!lacks, ctx, TFB_ERR_UNSUPPORTED,
-                 "%s: an option is left out by TFB_NO_ATTENTION_%s", fn, lacks);
+    TFB__REQUIRE(!a->lacks, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: an option is left out by TFB_NO_ATTENTION_%s", fn, a->lacks);
     TFB__TRY(tfb__attention_inputs(ctx, fn, q, k, v, a));
     TFB__TRY(tfb__attention_numbers(ctx, fn, a));
-    if (!TFB__ATTENTION_PLAIN) TFB__TRY(tfb__attention_bounds(ctx, fn, &a->o));
-    TFB__TRY(tfb__attention_options(ctx, fn, a));
+    if (!TFB__ATTENTION_PLAIN) {
+        TFB__TRY(tfb__attention_bounds(ctx, fn, &a->o));
+        TFB__TRY(tfb__attention_options(ctx, fn, a));
+    }
     return TFB__OPT(ATTENTION_QK, a->o.qk) ? tfb__attention_qk(ctx, fn, a) : TFB_OK;
 }
 
@@ -7815,8 +7828,6 @@ static float tfb__state_ref(const tfb__attn *a, tfb_idx s, tfb_idx h, tfb_idx i,
                             float *work, float *m);
 static void tfb__tile_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
                           tfb_idx i, tfb_idx n0, float *q, float *score, tfb_idx *row);
-static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_idx h, tfb_idx i,
-                                float *work, float *o);
 
 /* A row of tfb_attention_weights; its columns have a stride. */
 static void tfb__attention_weigh(const tfb__attn *a, tfb_idx s, tfb_idx h, tfb_idx i,
@@ -7841,19 +7852,23 @@ static void tfb__attention_row(void *arg, tfb_idx task, int worker) {
     const tfb_idx h = task / rows % H, b = task / rows / H, *st = a->y.stride;
     const tfb_idx i = TFB__OPT(WEIGHTS, a->rows) ? tfb__i32_at(a->rows, t) : t;
     float *work = (float *)(void *)(a->scratch + a->worker_bytes * (size_t)worker);
-    float *o = work + 3 * (a->D + a->Dv), lse;
-    float *y = (float *)a->y.data + b * st[0] + h * st[1] + t * st[2];
+    float *all = work + 3 * a->D + 2 * a->Dv, m, l;
+    const tfb_idx at = b * st[0] + h * st[1] + t * st[2];
+    float *y = (float *)a->y.data;
     tfb_idx s = b, d;
     if (TFB__OPT(ATTENTION_SEQUENCES, a->o.cu_q))
         while (i >= tfb__i32_at(a->o.cu_q, s + 1)) s++;
     if (TFB__HAS(WEIGHTS) && a->phase == TFB__ATTN_WEIGHTS) {
-        tfb__attention_weigh(a, s, h, i, work, y);
+        tfb__attention_weigh(a, s, h, i, work, y + at);
         return;
     }
-    lse = tfb__attention_ref(a, s, h, i, work, o);
-    for (d = 0; d < a->Dv; d++) y[d * st[3]] = o[d];
+    l = tfb__state_ref(a, s, h, i, work, &m);
+    for (d = 0; d < a->Dv; d++)
+        y[at + d * st[3]] = l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / l, 0.0f);
     st = a->lse.stride;
-    if (a->lse.data) ((float *)a->lse.data)[b * st[0] + h * st[1] + t * st[2]] = lse;
+    if (TFB__OPT(ATTENTION_LSE, a->lse.data))
+        ((float *)a->lse.data)[b * st[0] + h * st[1] + t * st[2]] =
+            l <= 0 ? -TFB__FLT_INF : m + tfb__log_scalar(l);
 }
 
 /* Takes scratch and computes, if anything is asked for; outputs have been checked. */
@@ -7862,17 +7877,16 @@ static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
     const tfb_idx rows = a->q.shape[0] * a->q.shape[1] * a->y.shape[2];
     const tfb__mark mark = tfb__scratch_begin(ctx);
     tfb_status status = TFB_OK;
-    float *vectors;
+    float *vectors = NULL;
     if (asked && !ctx->measuring && !TFB__ATTENTION_PLAIN)
         status = tfb__attention_sequences(ctx, fn, a);
-    a->worker_bytes = tfb__round64(tfb__size_mul(
-        tfb__size_add(tfb__size_mul((size_t)a->D, 3), tfb__size_mul((size_t)a->Dv, 4)),
-        4));
+    a->worker_bytes = tfb__size_mul((size_t)TFB__MAX(a->D, a->Dv), 6 * sizeof(float));
     a->scratch = (char *)tfb__take(ctx, tfb__workers(ctx), a->worker_bytes);
-    vectors = (float *)tfb__take(ctx, TFB__OPT(ATTENTION_QK, a->o.qk) ? 2 : 0,
-                                 tfb__size_mul((size_t)a->D, 4));
-    a->qk.rope.hi = (float *)tfb__take(ctx, TFB__OPT(ATTENTION_QK, a->qk.rope.half), 4);
-    a->qk.rope.lo = (float *)tfb__take(ctx, TFB__OPT(ATTENTION_QK, a->qk.rope.half), 4);
+    if (TFB__OPT(ATTENTION_QK, a->o.qk)) {
+        vectors = (float *)tfb__take(ctx, 2, tfb__size_mul((size_t)a->D, 4));
+        a->qk.rope.hi = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+        a->qk.rope.lo = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+    }
     if (status == TFB_OK) status = tfb__scratch_ready(ctx, fn);
     if (status == TFB_OK && !ctx->measuring && asked) {
         if (TFB__OPT(ATTENTION_QK, a->o.qk)) tfb__attention_vectors(a, vectors);
@@ -7962,13 +7976,13 @@ static tfb_status tfb__attention_finish(tfb_ctx *ctx, const char *fn, const tfb_
     TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
     TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, a->Dv));
     TFB__TRY(tfb__attention_output(ctx, fn, "y", y, q, k, v, &a->o));
-    a->y = tfb__attention_tensor(y);
+    tfb__attention_tensor(y, &a->y);
     if (lse) {
         TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), 3, 3));
         TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, q, 3));
         TFB__TRY(tfb__attention_output(ctx, fn, "lse", lse, q, k, v, &a->o));
         TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
-        a->lse = tfb__attention_tensor(lse);
+        tfb__attention_tensor(lse, &a->lse);
     }
     a->phase = TFB__ATTN_WHOLE;
     return tfb__attention_run(ctx, fn, a, tfb_numel(y) || (lse && tfb_numel(lse)));
@@ -8011,7 +8025,7 @@ TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
     TFB__TRY(tfb__check_extent(ctx, fn, "w", w, 3, a.S));
     TFB__TRY(tfb__attention_output(ctx, fn, "w", w, q, k, NULL, &a.o));
     TFB__TRY(tfb__check_alias(ctx, fn, "w", w, "rows", rows, 0));
-    a.y = tfb__attention_tensor(w);
+    tfb__attention_tensor(w, &a.y);
     a.rows = rows;
     a.phase = TFB__ATTN_WEIGHTS;
     return tfb__attention_run(ctx, fn, &a, tfb_numel(w) > 0);
@@ -8251,17 +8265,22 @@ TFB__UNUSED static float tfb__state_ref(const tfb__attn *a, tfb_idx s, tfb_idx h
         const int begins = n % TFB__KS == 0, ends = (n + TFB__KT) % TFB__KS == 0;
         float score[TFB__KT], top, carry;
         tfb_idx row[TFB__KT];
-        if (begins) m = -FLT_MAX;
+        if (begins) {
+            m = -FLT_MAX;
+            for (d = 0; d < TFB__LANES; d++) lane[d] = 0;
+            for (d = 0; d < a->Dv; d++) acc[d] = 0;
+        }
         tfb__tile_ref(a, &u, h, i, n, q, score, row);
         for (c = 0, top = m; c < TFB__KT; c++)
             if (row[c] >= 0 && score[c] > top) top = score[c];
         carry = tfb__exp_scalar(m - top);
         m = top;
-        for (d = 0; d < TFB__LANES; d++) lane[d] = begins ? 0.0f : lane[d] * carry;
-        for (d = 0; d < a->Dv; d++) acc[d] = begins ? 0.0f : acc[d] * carry;
+        for (d = 0; d < TFB__LANES; d++) lane[d] = lane[d] * carry;
+        for (d = 0; d < a->Dv; d++) acc[d] = acc[d] * carry;
         for (c = 0; c < TFB__KT; c++) {
-            const float p = row[c] < 0 ? 0.0f : tfb__exp_scalar(score[c] - m);
+            float p;
             if (row[c] < 0) continue;
+            p = tfb__exp_scalar(score[c] - m);
             lane[c % TFB__LANES] += p;
             if (a->Dv) tfb__row_ref(a, &a->v, u.batch, h / a->group, row[c], v);
             for (d = 0; d < a->Dv; d++) acc[d] = TFB__FMA(p, v[d], acc[d]);
@@ -8269,7 +8288,7 @@ TFB__UNUSED static float tfb__state_ref(const tfb__attn *a, tfb_idx s, tfb_idx h
         if (ends || n + TFB__KT >= end)
             tfb__merge_ref(a->Dv, &all_m, &all_l, all, m, tfb__fold16(lane), acc);
     }
-    for (d = 0; d < a->Dv; d++) acc[d] = 0;
+    for (d = 0; TFB__OPT(ATTENTION_SCORES, a->o.sinks) && d < a->Dv; d++) acc[d] = 0;
     if (TFB__OPT(ATTENTION_SCORES, a->o.sinks)) /* one more state, without a value */
         tfb__merge_ref(a->Dv, &all_m, &all_l, all,
                        ((const float *)a->sinks.data)[h * a->sinks.stride[0]], 1.0f, acc);
@@ -8284,7 +8303,6 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
     float m, l = tfb__state_ref(a, s, h, i, work, &m);
     tfb_idx d;
     for (d = 0; d < a->Dv; d++) o[d] = l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / l, 0.0f);
-    if (!TFB__HAS(ATTENTION_LSE)) return 0;
     return l <= 0 ? -TFB__FLT_INF : m + tfb__log_scalar(l);
 }
 
