@@ -103,6 +103,53 @@
 #define TFB_API extern
 #endif
 
+/* What is left out takes with it what needs it. */
+#if defined(TFB_NO_ALLOC) && !defined(TFB_NO_STDLIB)
+#define TFB_NO_STDLIB
+#endif
+#if defined(TFB_NO_LINEAR) && !defined(TFB_NO_PACKS)
+#define TFB_NO_PACKS
+#endif
+#if defined(TFB_NO_ATTENTION) && !defined(TFB_NO_WEIGHTS)
+#define TFB_NO_WEIGHTS
+#endif
+#if defined(TFB_NO_ATTENTION) && !defined(TFB_NO_KV)
+#define TFB_NO_KV
+#endif
+#if (defined(TFB_NO_NORMS) || defined(TFB_NO_ROPE)) && !defined(TFB_NO_ATTENTION_QK)
+#define TFB_NO_ATTENTION_QK
+#endif
+#if (defined(TFB_NO_ATTENTION_WINDOWS) || defined(TFB_NO_ATTENTION_SEQUENCES)) &&        \
+    !defined(TFB_NO_KV_RINGS)
+#define TFB_NO_KV_RINGS
+#endif
+#if defined(TFB_NO_ALLOC) && !defined(TFB_NO_KV_DYNAMIC)
+#define TFB_NO_KV_DYNAMIC
+#endif
+#if defined(TFB_NO_ROPE) && !defined(TFB_NO_KV_SHIFT)
+#define TFB_NO_KV_SHIFT
+#endif
+#if (defined(TFB_NO_TENSOR_OPS) || defined(TFB_NO_LINEAR) || defined(TFB_NO_PACKS) ||    \
+     defined(TFB_NO_KV) || defined(TFB_NO_KV_EDIT) || defined(TFB_NO_KV_MARKS) ||        \
+     defined(TFB_NO_ATTENTION_QK) || defined(TFB_NO_CHUNKS) || defined(TFB_NO_PARAMS) || \
+     defined(TFB_NO_RANDOM)) &&                                                          \
+    !defined(TFB_NO_MIXERS)
+#define TFB_NO_MIXERS
+#endif
+#if (defined(TFB_NO_MIXERS) || defined(TFB_NO_SCAN) || defined(TFB_NO_FN_EXP) ||         \
+     defined(TFB_NO_FN_SILU)) &&                                                         \
+    !defined(TFB_NO_MAMBA)
+#define TFB_NO_MAMBA
+#endif
+#if defined(TFB_NO_SCAN) && !defined(TFB_NO_LONG_CONV)
+#define TFB_NO_LONG_CONV
+#endif
+#if (defined(TFB_NO_MIXERS) || defined(TFB_NO_LONG_CONV) || defined(TFB_NO_NORMS) ||     \
+     defined(TFB_NO_FN_TRIG) || defined(TFB_NO_FN_EXP) || defined(TFB_NO_FN_SILU)) &&    \
+    !defined(TFB_NO_HYENA)
+#define TFB_NO_HYENA
+#endif
+
 /* A view reads nothing: keeps gcc from warning about outputs that are not yet written. */
 #if defined(__GNUC__) && __GNUC__ >= 11 && !defined(__clang__)
 #define TFB__READS_NOTHING __attribute__((access(none, 1)))
@@ -255,13 +302,16 @@ TFB_API tfb_status tfb_permute(tfb_ctx *ctx, const tfb_tensor *t, const int *ord
 TFB_API tfb_status tfb_reshape(tfb_ctx *ctx, const tfb_tensor *t, int ndim,
                                const tfb_idx *shape, tfb_tensor *out);
 
+#ifndef TFB_NO_ALLOC
 /* tfb_tensor_new: a dense tensor of zeros in memory from ctx.alloc, for hosted programs.
  * tfb_tensor_free: gives that memory back and clears t; takes a zeroed tensor too.
  *   errors   ARG, DTYPE, RANGE, MEMORY; t untouched on error */
 TFB_API tfb_status tfb_tensor_new(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                   const tfb_idx *shape);
 TFB_API void tfb_tensor_free(tfb_ctx *ctx, tfb_tensor *t);
+#endif
 
+#ifndef TFB_NO_TENSOR_OPS
 /* The four below broadcast inputs to y's shape: extents of 1 and missing leading
  * dimensions repeat. y may be an input (same data, shape and strides); otherwise no
  * overlap. No scratch.
@@ -275,31 +325,53 @@ TFB_API tfb_status tfb_add(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *
                            tfb_tensor *y);
 TFB_API tfb_status tfb_mul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
                            tfb_tensor *y);
+#endif
 
 /* The functions tfb_map knows, the same bits on every target, at most 2 ulp wrong where
  * the result is normal (the GELUs: 6.3e-7 absolutely; [10] has the figures). Those up to
  * TANH also serve as activations of tfb_linear. GELU_ERF is torch's default; the GELUs
  * differ by up to 4.73e-4. RELU: x < 0 ? +0 : x. */
-#define TFB_FN_LIST(X)                                                                   \
+#ifdef TFB_NO_FN_GELU
+#define TFB__FN_GELU(X)
+#else
+#define TFB__FN_GELU(X) X(GELU_TANH, gelu_tanh) X(GELU_ERF, gelu_erf)
+#endif
+#ifdef TFB_NO_FN_SILU
+#define TFB__FN_SILU(X)
+#else
+#define TFB__FN_SILU(X) X(SILU, silu) X(SIGMOID, sigmoid)
+#endif
+#ifdef TFB_NO_FN_TANH
+#define TFB__FN_TANH(X)
+#else
+#define TFB__FN_TANH(X) X(TANH, tanh)
+#endif
+#ifdef TFB_NO_FN_EXP
+#define TFB__FN_EXP(X)
+#else
+#define TFB__FN_EXP(X)                                                                   \
+    X(EXP, exp) X(EXP2, exp2) X(LOG, log) X(ERF, erf) X(SOFTPLUS, softplus)
+#endif
+#ifdef TFB_NO_FN_TRIG
+#define TFB__FN_TRIG(X)
+#define TFB__IS_TRIG(fn, NAME) 0
+#else
+#define TFB__FN_TRIG(X)        X(SIN, sin) X(COS, cos)
+#define TFB__IS_TRIG(fn, NAME) ((fn) == TFB_FN_##NAME)
+#endif
+#define TFB__ACT_LIST(X)                                                                 \
     X(IDENTITY, identity)                                                                \
     X(RELU, relu)                                                                        \
     X(RELU2, relu_squared)                                                               \
-    X(GELU_TANH, gelu_tanh)                                                              \
-    X(GELU_ERF, gelu_erf)                                                                \
-    X(SILU, silu)                                                                        \
-    X(SIGMOID, sigmoid)                                                                  \
-    X(TANH, tanh)                                                                        \
-    X(EXP, exp)                                                                          \
-    X(EXP2, exp2)                                                                        \
-    X(LOG, log)                                                                          \
-    X(ERF, erf)                                                                          \
-    X(SOFTPLUS, softplus)                                                                \
-    X(SIN, sin)                                                                          \
-    X(COS, cos)
+    TFB__FN_GELU(X) TFB__FN_SILU(X) TFB__FN_TANH(X)
+#define TFB_FN_LIST(X) TFB__ACT_LIST(X) TFB__FN_EXP(X) TFB__FN_TRIG(X)
 
 #define TFB__FN_ENUM(NAME, name) TFB_FN_##NAME,
 typedef enum tfb_fn { TFB_FN_LIST(TFB__FN_ENUM) TFB__FNS } tfb_fn;
+#define TFB__ACT_COUNT(NAME, name) +1
+#define TFB__ACTS                  (0 TFB__ACT_LIST(TFB__ACT_COUNT))
 
+#ifndef TFB_NO_TENSOR_OPS
 TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_tensor *y);
 
 /* tfb_embed: y[..., :] = table[ids[...], :]
@@ -311,9 +383,11 @@ TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_ten
 TFB_API tfb_status tfb_embed(tfb_ctx *ctx, const tfb_tensor *table, const tfb_tensor *ids,
                              tfb_tensor *y);
 TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y);
+#endif
 
 /* ===== [2] API: MATMUL AND LINEAR =================================================== */
 
+#ifndef TFB_NO_MATMUL
 /* tfb_matmul: y = a b, over any leading batch dimensions.
  *   a [..., M, K]  b [..., K, N]  y [..., M, N]   F32, any strides: transposes are views
  *   made by tfb_permute; batch extents of 1, or missing ones, repeat
@@ -324,6 +398,7 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y);
  *   source   Goto & van de Geijn 2008; reference: tfb__matmul_ref */
 TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
                               tfb_tensor *y);
+#endif
 
 /* Gated linear units: the 2 N' rows of W hold gate and up, as two halves or in turn. */
 typedef enum tfb_gate { TFB_GATE_NONE, TFB_GATE_HALVES, TFB_GATE_INTERLEAVED } tfb_gate;
@@ -337,6 +412,7 @@ typedef struct tfb_linear_opts {
     tfb_gate gate; /* y = act(gate) * up: swiglu is SILU, geglu is GELU_... */
 } tfb_linear_opts;
 
+#ifndef TFB_NO_LINEAR
 /* tfb_linear: y = act(alpha x W^T + bias) + residual; nothing in between is stored.
  *   x [..., K]  W [N, K] plain or packed  y [..., N], or [..., N / 2] when gated
  *   dtypes   W: F32, F16, BF16, with the bits of converting it to F32 first; all else F32
@@ -348,6 +424,7 @@ typedef struct tfb_linear_opts {
  *   source   Goto & van de Geijn 2008; reference: tfb__linear_ref */
 TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
                               const tfb_linear_opts *opts, tfb_tensor *y);
+#endif
 
 /* A bound of the scratch of tfb_matmul and tfb_linear in bytes, for static arrays: sums
  * and rows of 192, panels of a task. N is the number of rows of W. */
@@ -357,6 +434,7 @@ TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tenso
       4 * (TFB__LESS(N, 162) + 62) * (1 + (size_t)(K) + 16) + 256))
 #define TFB__LESS(a, b) ((size_t)(a) < (b) ? (size_t)(a) : (size_t)(b))
 
+#ifndef TFB_NO_PACKS
 /* Packed weights: one layout on every target (panels [ceil(N/16)][K][16], zero-padded,
  * little-endian, behind a 64-byte header), so a pack may be a file or a const array.
  * tfb_pack_bytes: the exact size for W [N, K] of F32, F16 or BF16; 0 for another dtype,
@@ -372,6 +450,7 @@ TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
                             size_t mem_bytes, tfb_tensor *packed);
 TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes,
                                  tfb_tensor *packed);
+#endif
 
 typedef struct tfb_norm_opts {
     const tfb_tensor *weight;   /* [C], or NULL for ones */
@@ -382,6 +461,7 @@ typedef struct tfb_norm_opts {
     int eps_set;
 } tfb_norm_opts;
 
+#ifndef TFB_NO_NORMS
 /* tfb_rmsnorm: y = s / sqrt(mean(s^2) + eps) * weight + bias, with s = x + residual.
  * tfb_layernorm: the same of s - mean(s).
  * tfb_l2norm: y = s / max(|s|, eps) * weight + bias, |s| the root of the sum of squares.
@@ -397,7 +477,9 @@ TFB_API tfb_status tfb_layernorm(tfb_ctx *ctx, const tfb_tensor *x,
                                  const tfb_norm_opts *opts, tfb_tensor *y);
 TFB_API tfb_status tfb_l2norm(tfb_ctx *ctx, const tfb_tensor *x,
                               const tfb_norm_opts *opts, tfb_tensor *y);
+#endif
 
+#ifndef TFB_NO_SOFTMAX
 /* tfb_softmax: y[..., j] = exp(x[..., j] - max) / sum over the last dimension.
  *   x, y [..., C] F32   lse [...] F32 or NULL: log of the sum of exp(x), natural
  *   A row of -inf only, or of length 0, gives zeros and lse -inf; a NaN or +inf in a row
@@ -408,6 +490,7 @@ TFB_API tfb_status tfb_l2norm(tfb_ctx *ctx, const tfb_tensor *x,
  *   source   Milakov & Gimelshein 2018; reference: tfb__softmax_ref */
 TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
                                tfb_tensor *lse);
+#endif
 
 /* How trained frequencies are stretched for a longer context, `factor` times as long.
  * LINEAR divides them; NTK raises the base by factor^(dims / (dims - 2)); YARN (Peng et
@@ -444,6 +527,7 @@ typedef struct tfb_rope_opts {
                               are [T, axes] or [B, T, axes] then */
 } tfb_rope_opts;
 
+#ifndef TFB_NO_ROPE
 /* tfb_rope: rotates pair i of every row by position * base^(-2i / dims) radians.
  *   x, y [B, H, T, D] F32, any strides (permute a [B, T, H, D] tensor); dims beyond
  *   opts.dims are copied. With several axes each has its own part of dims, paired and
@@ -457,6 +541,7 @@ typedef struct tfb_rope_opts {
  *            Peng et al. 2023, Hugging Face transformers; reference: tfb__rope_ref */
 TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
                             tfb_tensor *y);
+#endif
 
 /* ===== [3] API: ATTENTION AND CACHES ================================================ */
 
@@ -518,6 +603,7 @@ typedef struct tfb_attention_opts {
     tfb_idx chunk_size; /* query tokens at a time; 0: the library chooses; same bits */
 } tfb_attention_opts;
 
+#ifndef TFB_NO_ATTENTION
 /* tfb_attention: y = softmax(score(q, k), over visible keys) v, head by head.
  *   q [B, H, T, D]  k [B, G, S, D]  v [B, G, S, Dv]  y [B, H, T, Dv]   any strides, so
  *   slices of a packed QKV projection serve in place; H a multiple of G: query head h
@@ -535,7 +621,9 @@ typedef struct tfb_attention_opts {
 TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_tensor *k,
                                  const tfb_tensor *v, const tfb_attention_opts *opts,
                                  tfb_tensor *y);
+#endif
 
+#ifndef TFB_NO_WEIGHTS
 /* tfb_attention_weights: the weights themselves, w = exp(score - max) / sum, for chosen
  * query rows; hidden keys have 0, and with sinks the rest is missing from 1.
  *   rows [R] I32 query rows, or NULL for all T   w [B, H, R, S] F32 (S: rows of k, or of
@@ -548,7 +636,9 @@ TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
                                          const tfb_tensor *k,
                                          const tfb_attention_opts *opts,
                                          const tfb_tensor *rows, tfb_tensor *w);
+#endif
 
+#ifndef TFB_NO_MERGE
 /* tfb_merge_states: joins attention over separate parts of the keys, n states (y, lse) of
  * the same queries, first to last. Parts are computed without sinks; a sink is one more
  * part with y = 0 and lse = sink. A part with lse -inf changes nothing.
@@ -565,6 +655,7 @@ TFB_API tfb_status tfb_merge_state(tfb_ctx *ctx, const tfb_tensor *y1,
                                    const tfb_tensor *lse1, const tfb_tensor *y2,
                                    const tfb_tensor *lse2, tfb_tensor *y,
                                    tfb_tensor *lse);
+#endif
 
 /* A bound of attention's scratch in bytes, for static arrays. */
 #define TFB_ATTENTION_SCRATCH(D, Dv, workers)                                            \
@@ -649,10 +740,13 @@ typedef struct tfb_kv {
                 64) +                                                                    \
      (size_t)(layers) * (size_t)(batch) *                                                \
          (pages)*TFB__ROUND((size_t)(G) * (page) * (dims) * (size), 64))
+#ifndef TFB_NO_KV
 TFB_API size_t tfb_kv_bytes(const tfb_kv_opts *opts);
 TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts,
                                       void *mem, size_t mem_bytes);
+#ifndef TFB_NO_KV_DYNAMIC
 TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts);
+#endif
 TFB_API void tfb_kv_free(tfb_kv *kv);
 TFB_API void tfb_kv_reset(tfb_kv *kv);
 
@@ -671,9 +765,11 @@ typedef struct tfb_kv_update_opts {
 } tfb_kv_update_opts;
 TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
                                  const tfb_tensor *key, const tfb_tensor *value);
+#ifndef TFB_NO_KV_PLACES
 TFB_API tfb_status tfb_kv_update(tfb_ctx *ctx, tfb_kv *kv, int layer,
                                  const tfb_tensor *key, const tfb_tensor *value,
                                  const tfb_kv_update_opts *opts);
+#endif
 
 /* tfb_kv_attention: tfb_attention over a layer where it lies, with the same bits as over
  * tensors. All its options but those that say where keys are, which the cache knows
@@ -718,6 +814,7 @@ TFB_API tfb_idx tfb_kv_end(const tfb_kv *kv, int layer, tfb_idx b);
 TFB_API tfb_idx tfb_kv_batch(const tfb_kv *kv, int layer);
 TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer);
 
+#ifndef TFB_NO_KV_EDIT
 /* The calls below change all layers that hold something, or none.
  * tfb_kv_crop: keeps the first n rows of each sample; n < 0 drops the last -n.
  * tfb_kv_keep_last: keeps the last n >= 0; positions stay, so base grows. Pinned rows
@@ -746,9 +843,13 @@ TFB_API tfb_status tfb_kv_keep_last(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
 TFB_API tfb_status tfb_kv_select(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *index);
 TFB_API tfb_status tfb_kv_repeat_interleave(tfb_ctx *ctx, tfb_kv *kv, tfb_idx repeats);
 TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx dst);
+#ifndef TFB_NO_KV_SHIFT
 TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx from,
                                 tfb_idx to, tfb_idx delta, const tfb_rope_opts *rope);
+#endif
+#endif
 
+#ifndef TFB_NO_KV_MARKS
 /* tfb_kv_mark: remembers the present state; a later mark replaces it.
  * tfb_kv_rollback: back to it, but for the first keep[b] rows appended since: the bits of
  *   never having tried the others. The mark stays where it was. (What a ring held beyond
@@ -762,7 +863,9 @@ TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx fro
 TFB_API tfb_status tfb_kv_mark(tfb_ctx *ctx, tfb_kv *kv);
 TFB_API tfb_status tfb_kv_rollback(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *keep);
 TFB_API void tfb_kv_commit(tfb_kv *kv);
+#endif
 
+#ifndef TFB_NO_KV_SAVE
 /* tfb_kv_save_bytes: what tfb_kv_save will write now; 0 if kv is not a cache.
  * tfb_kv_save: the rows a cache holds and their positions, little-endian, with a version
  *   and a checksum: the same bytes on every target, whatever the kind.
@@ -777,18 +880,22 @@ TFB_API tfb_status tfb_kv_save(tfb_ctx *ctx, const tfb_kv *kv, void *mem,
                                size_t mem_bytes);
 TFB_API tfb_status tfb_kv_load(tfb_ctx *ctx, tfb_kv *kv, const void *mem,
                                size_t mem_bytes);
+#endif
 
 /* The caches of an encoder-decoder: self grows token by token, cross (opts.once) is
  * filled once. Made and used like any other; these change both or none. */
 typedef struct tfb_kv_pair {
     tfb_kv self, cross;
 } tfb_kv_pair;
+#ifndef TFB_NO_KV_EDIT
 TFB_API tfb_status tfb_kv_pair_select(tfb_ctx *ctx, tfb_kv_pair *pair,
                                       const tfb_tensor *index);
 TFB_API tfb_status tfb_kv_pair_repeat_interleave(tfb_ctx *ctx, tfb_kv_pair *pair,
                                                  tfb_idx repeats);
+#endif
 TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair);
 TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair);
+#endif /* TFB_NO_KV */
 
 /* ===== [4] API: CHUNKS AND MIXERS =================================================== */
 #define TFB_MAX_CHUNK_TENSORS 8 /* inputs, and as many outputs */
@@ -814,6 +921,7 @@ typedef struct tfb_chunk_opts {
     int parallel;       /* forward is reentrant: chunks are shared out among workers */
 } tfb_chunk_opts;
 
+#ifndef TFB_NO_CHUNKS
 /* tfb_chunked_forward: calls forward on pieces of the inputs in ascending order, so that
  * what it needs in between exists for one piece at a time. Nothing is copied: pieces are
  * views, and outputs are written where they lie.
@@ -860,6 +968,7 @@ TFB_API tfb_status tfb_chunk_size_for(tfb_ctx *ctx, tfb_chunk_fn forward, void *
  *            on error */
 TFB_API tfb_status tfb_scratch(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                const tfb_idx *shape);
+#endif
 
 /* --- Scans. --- */
 /* Sequences are channels last, and any strides are legal: a tensor [B, E, T] is given
@@ -874,6 +983,7 @@ typedef struct tfb_conv1d_opts {
                                K - 1 after x; NULL: zeros, not kept */
 } tfb_conv1d_opts;
 
+#ifndef TFB_NO_SCAN
 /* tfb_causal_conv1d: y[t] = act(sum over j of w[j] x[t - (K - 1) + j] + bias), depthwise:
  *   each channel by itself. The last tap meets the present token.
  *   x [B, T, E]  w [E, K], K >= 1  y [B, T, E]   F32, any strides
@@ -888,6 +998,7 @@ typedef struct tfb_conv1d_opts {
 TFB_API tfb_status tfb_causal_conv1d(tfb_ctx *ctx, const tfb_tensor *x,
                                      const tfb_tensor *w, const tfb_conv1d_opts *opts,
                                      tfb_tensor *y);
+#endif
 
 typedef struct tfb_scan_opts {
     const tfb_tensor *d;       /* [E] or [H]: y + d x; NULL leaves that out */
@@ -898,6 +1009,7 @@ typedef struct tfb_scan_opts {
                                   [B, H, P, N]; NULL: zeros, not kept */
 } tfb_scan_opts;
 
+#ifndef TFB_NO_SCAN
 /* tfb_selective_scan: for each channel N states h that a token decays and feeds,
  *   h = exp(delta a) h + (delta x) b,  y = <h, c> + d x,  y = y silu(z).
  *   x, dt, y [B, T, E]  a [E, N]  b, c [B, T, G, N]   F32, any strides
@@ -919,7 +1031,9 @@ TFB_API tfb_status tfb_selective_scan(tfb_ctx *ctx, const tfb_tensor *x,
 TFB_API tfb_status tfb_ssd(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *dt,
                            const tfb_tensor *a, const tfb_tensor *b, const tfb_tensor *c,
                            const tfb_scan_opts *opts, tfb_tensor *y);
+#endif
 
+#ifndef TFB_NO_LONG_CONV
 /* --- Long convolutions. --- */
 typedef enum tfb_edge { /* what lies beyond the ends of an axis */
                         TFB_EDGE_ZERO,
@@ -957,8 +1071,10 @@ typedef struct tfb_long_conv_opts {
  *   source   reference: tfb__long_conv_ref */
 TFB_API tfb_status tfb_long_conv(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *k,
                                  const tfb_long_conv_opts *opts, tfb_tensor *y);
+#endif
 
 /* --- Random numbers and parameters. --- */
+#ifndef TFB_NO_RANDOM
 /* tfb_uniform: y[i] = lo + u (hi - lo), 0 <= u < 1, u from Philox4x32-10 with key seed
  *   and counter first + i, i counting y's elements in row-major order: the same numbers
  *   on every target.   y F32, any strides
@@ -966,6 +1082,7 @@ TFB_API tfb_status tfb_long_conv(tfb_ctx *ctx, const tfb_tensor *x, const tfb_te
  *   source   Salmon et al. 2011; reference: its published test vectors */
 TFB_API tfb_status tfb_uniform(tfb_ctx *ctx, uint64_t seed, uint64_t first, float lo,
                                float hi, tfb_tensor *y);
+#endif
 
 /* Is called for every parameter of a module, always in the same order; a status other
  * than TFB_OK ends the walk and is returned. */
@@ -973,6 +1090,7 @@ typedef tfb_status (*tfb_param_fn)(void *user, const char *name, tfb_tensor *t);
 /* Walks over the parameters of a module: tfb_qkv_params and the like. */
 typedef tfb_status (*tfb_params_fn)(void *module, tfb_param_fn visit, void *user);
 
+#ifndef TFB_NO_PARAMS
 /* tfb_params_count: elements of all parameters.
  * tfb_params_bytes: what tfb_params_save writes.
  * tfb_params_save: names, shapes and values (F32, little-endian) with version and sum.
@@ -985,6 +1103,7 @@ TFB_API tfb_status tfb_params_save(tfb_ctx *ctx, tfb_params_fn params, void *mod
                                    void *mem, size_t mem_bytes);
 TFB_API tfb_status tfb_params_load(tfb_ctx *ctx, tfb_params_fn params, void *module,
                                    const void *mem, size_t mem_bytes);
+#endif
 
 /* --- Mixers: what turns q, k and v into y. --- */
 struct tfb_comm; /* of context parallelism; no mixer here knows it yet */
@@ -1043,6 +1162,7 @@ typedef struct tfb_mixer {
     void *self;
 } tfb_mixer;
 
+#ifndef TFB_NO_MIXERS
 /* --- The QKV sequence mixer: y = mixer(x Wqkv^T + bqkv) Wout^T + bout. --- */
 typedef struct tfb_qkv {
     tfb_idx channels, kv_channels; /* C and Ckv */
@@ -1172,7 +1292,9 @@ typedef struct tfb_mhsa_opts {
 TFB_API size_t tfb_mhsa_bytes(const tfb_mhsa_opts *opts);
 TFB_API tfb_status tfb_mhsa_init(tfb_ctx *ctx, tfb_mhsa *m, const tfb_mhsa_opts *opts,
                                  void *mem, size_t mem_bytes);
+#endif
 
+#ifndef TFB_NO_MAMBA
 /* --- The Mamba mixer: y = core(v), q and k are not read; several axes are one sequence,
  * row by row. --- */
 typedef struct tfb_mamba_core {
@@ -1205,7 +1327,9 @@ typedef struct tfb_mamba_opts {
 TFB_API size_t tfb_mamba_bytes(const tfb_mamba_opts *opts);
 TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_opts *opts,
                                   void *mem, size_t mem_bytes);
+#endif
 
+#ifndef TFB_NO_HYENA
 /* --- The CKConv mixer: a depthwise convolution as long as its input, the kernel of which
  * a small network makes from coordinates: y = ckconv(v), ckconv(x) = k * x + shortcut x;
  * gated y = q ckconv(k v). --- */
@@ -1370,6 +1494,7 @@ typedef struct tfb_hyena_opts {
 TFB_API size_t tfb_hyena_bytes(const tfb_hyena_opts *opts);
 TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_opts *opts,
                                   void *mem, size_t mem_bytes);
+#endif
 
 #ifdef __cplusplus
 }
@@ -1388,6 +1513,41 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
 #define TFB__GNU 1
 #else
 #define TFB__GNU 0
+#endif
+
+/* TFB__HAS(X) is 0 where TFB_NO_X is defined, as nothing or as 1, else 1; TFB__OPT(X, v)
+ * is v or 0, so that the compiler drops what an option that is left out would need. */
+#define TFB__HAS(block)            TFB__HAS_OF(TFB_NO_##block)
+#define TFB__HAS_OF(value)         TFB__HAS_IN(value)
+#define TFB__HAS_IN(value)         TFB__HAS_PICK(TFB__HAS_COMMA_##value 1, 1, 0)
+#define TFB__HAS_PICK(...)         TFB__HAS_SECOND(__VA_ARGS__)
+#define TFB__HAS_SECOND(a, b, ...) b
+#define TFB__HAS_COMMA_            0, 0,
+#define TFB__HAS_COMMA_1           0, 0,
+#define TFB__PRODUCTS              (TFB__HAS(MATMUL) || TFB__HAS(LINEAR) || TFB__HAS(ATTENTION))
+#define TFB__OPT(block, value)     (TFB__HAS(block) ? (value) : 0)
+
+#define TFB__PARTIAL                                                                     \
+    (!(TFB__HAS(TENSOR_OPS) && TFB__HAS(MATMUL) && TFB__HAS(LINEAR) &&                   \
+       TFB__HAS(PACKS) && TFB__HAS(NORMS) && TFB__HAS(SOFTMAX) && TFB__HAS(ROPE) &&      \
+       TFB__HAS(ATTENTION) && TFB__HAS(WEIGHTS) && TFB__HAS(MERGE) && TFB__HAS(KV) &&    \
+       TFB__HAS(KV_DYNAMIC) && TFB__HAS(KV_PLACES) && TFB__HAS(KV_EDIT) &&               \
+       TFB__HAS(KV_SHIFT) && TFB__HAS(KV_MARKS) && TFB__HAS(KV_SAVE) &&                  \
+       TFB__HAS(CHUNKS) && TFB__HAS(SCAN) && TFB__HAS(RANDOM) && TFB__HAS(PARAMS) &&     \
+       TFB__HAS(MIXERS) && TFB__HAS(MAMBA) && TFB__HAS(LONG_CONV) && TFB__HAS(HYENA) &&  \
+       TFB__HAS(FN_TRIG) && TFB__HAS(ALLOC)))
+
+/* Size before speed: one table, whose kernels are called by name, so that what nobody
+ * calls is not linked; products and attention are the plain loops of their references. */
+#ifdef TFB_SMALL
+#define TFB_SCALAR
+#define TFB__SMALL             1
+#define TFB__ALWAYS            /* inlined where that is smaller */
+#define TFB__KERNEL(isa, name) ((void)(isa), tfb__##name##_scalar)
+#else
+#define TFB__SMALL             0
+#define TFB__ALWAYS            __attribute__((always_inline))
+#define TFB__KERNEL(isa, name) (isa)->name
 #endif
 
 #if TFB__GNU && !defined(TFB_SCALAR) && (defined(__x86_64__) || defined(__i386__))
@@ -1449,7 +1609,7 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
 
 #if TFB__GNU
 #define TFB__UNUSED           __attribute__((unused))
-#define TFB__INLINE           static inline __attribute__((always_inline, unused))
+#define TFB__INLINE           static inline TFB__ALWAYS TFB__UNUSED
 #define TFB__NOINLINE         __attribute__((noinline, unused))
 #define TFB__PREFETCH(p)      __builtin_prefetch(p)
 #define TFB__PREFETCH_L2(p)   __builtin_prefetch(p, 0, 2)
@@ -1506,6 +1666,11 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
 #endif
 #if TFB__HELIUM
 #include <arm_mve.h>
+#endif
+
+/* Helpers of what is left out are unused; compilers drop them. */
+#if TFB__GNU && (TFB__SMALL || TFB__PARTIAL)
+#pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
 /* No contraction anywhere: a fused operation is one that the source names. */
@@ -1598,6 +1763,12 @@ static TFB__NOINLINE float tfb__sqrt_soft(float x) {
 #define TFB__SQRT(x) vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0)
 #elif TFB__WASM
 #define TFB__SQRT(x) __builtin_sqrtf(x)
+#elif TFB__GNU && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4)
+TFB__INLINE float tfb__sqrt_arm(float x) { /* the builtin would call sqrtf for errno */
+    __asm__("vsqrt.f32 %0, %1" : "=t"(x) : "t"(x));
+    return x;
+}
+#define TFB__SQRT(x) tfb__sqrt_arm(x)
 #else
 #define TFB__SQRT(x) tfb__sqrt_soft(x)
 #endif
@@ -1621,8 +1792,12 @@ TFB_API const char *tfb_status_text(tfb_status status) {
     } while (0)
 #define TFB__REQUIRE(cond, ctx, code, ...)                                               \
     do {                                                                                 \
-        if (!(cond)) return tfb__fail(ctx, code, __VA_ARGS__);                           \
+        if (TFB__CHECKED(code) && !(cond)) return tfb__fail(ctx, code, __VA_ARGS__);     \
     } while (0)
+/* What TFB_NO_CHECKS still finds: lack of memory, and what depends on data. */
+#define TFB__CHECKED(code)                                                               \
+    (TFB__HAS(CHECKS) || ((code) != TFB_ERR_ARG && (code) != TFB_ERR_SHAPE &&            \
+                          (code) != TFB_ERR_DTYPE && (code) != TFB_ERR_ALIAS))
 /* Every public call starts with this: without a context there is nowhere to report to. */
 #define TFB__ENTER(ctx)                                                                  \
     do {                                                                                 \
@@ -1771,8 +1946,8 @@ static void tfb__block_pop(tfb_ctx *ctx) {
 static tfb__mark tfb__scratch_begin(tfb_ctx *ctx) {
     tfb__mark mark;
     if (ctx->depth++ == 0) ctx->scratch_last = ctx->used;
-    mark.block = ctx->block;
-    mark.block_used = ctx->block ? ctx->block->used : 0;
+    mark.block = TFB__OPT(ALLOC, ctx->block);
+    mark.block_used = mark.block ? mark.block->used : 0;
     mark.used = ctx->used;
     ctx->failed = 0;
     return mark;
@@ -1787,11 +1962,11 @@ static void *tfb__take(tfb_ctx *ctx, tfb_idx count, size_t bytes) {
     ctx->used = tfb__size_add(at, need);
     if (ctx->used > ctx->scratch_last) ctx->scratch_last = ctx->used;
     if (!need || ctx->measuring || ctx->failed) return NULL;
-    if (ctx->used >= (size_t)-1 / 2) {
+    if (TFB__HAS(ALLOC) && ctx->used >= (size_t)-1 / 2) {
         ctx->failed = 1;
         return NULL;
     }
-    if (!ctx->alloc) {
+    if (!TFB__OPT(ALLOC, ctx->alloc)) {
         if (ctx->used <= ctx->mem_bytes) return ctx->mem + at;
         ctx->failed = 1;
         return NULL;
@@ -1812,7 +1987,7 @@ static tfb_status tfb__scratch_ready(tfb_ctx *ctx, const char *fn) {
     TFB__REQUIRE(ctx->scratch_last < (size_t)-1 / 2, ctx, TFB_ERR_RANGE,
                  "%s: the scratch it needs overflows", fn);
     if (!ctx->failed) return TFB_OK;
-    TFB__REQUIRE(!ctx->alloc, ctx, TFB_ERR_MEMORY,
+    TFB__REQUIRE(!TFB__OPT(ALLOC, ctx->alloc), ctx, TFB_ERR_MEMORY,
                  "%s: %d bytes of scratch are not to be had", fn,
                  (tfb_idx)ctx->scratch_last);
     return tfb__fail(ctx, TFB_ERR_SCRATCH, "%s: scratch is %d bytes, needs %d", fn,
@@ -1832,7 +2007,7 @@ static tfb_status tfb__scratch_end(tfb_ctx *ctx, tfb__mark mark, tfb_status stat
     int outermost = --ctx->depth == 0;
     ctx->used = mark.used;
     ctx->failed = 0;
-    if (ctx->measuring || !ctx->alloc) return status;
+    if (ctx->measuring || !TFB__OPT(ALLOC, ctx->alloc)) return status;
     if (!outermost || status != TFB_OK) {
         while (ctx->block != mark.block) tfb__block_pop(ctx);
         if (ctx->block) ctx->block->used = mark.block_used;
@@ -2005,12 +2180,12 @@ TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
 #endif
 
 static int tfb__workers(const tfb_ctx *ctx) {
-    return ctx->workers > 1 ? ctx->workers : 1;
+    return TFB__OPT(WORKERS, ctx->workers) > 1 ? ctx->workers : 1;
 }
 
 static void tfb__parallel(tfb_ctx *ctx, tfb_idx n, tfb_body_fn body, void *arg) {
     tfb_idx i;
-    if (ctx->parallel_for && ctx->workers > 1 && n > 1)
+    if (tfb__workers(ctx) > 1 && ctx->parallel_for && n > 1)
         ctx->parallel_for(ctx->parallel_user, n, body, arg);
     else
         for (i = 0; i < n; i++) body(arg, i, 0);
@@ -2018,7 +2193,8 @@ static void tfb__parallel(tfb_ctx *ctx, tfb_idx n, tfb_body_fn body, void *arg) 
 
 /* --- Tensors. --- */
 #define TFB__MASK(dtype) (1 << (int)(dtype))
-#define TFB__FLOATS      (TFB__MASK(TFB_F32) | TFB__MASK(TFB_F16) | TFB__MASK(TFB_BF16))
+#define TFB__HALVES      (TFB__MASK(TFB_F16) | TFB__MASK(TFB_BF16))
+#define TFB__FLOATS      (TFB__MASK(TFB_F32) | TFB__HALVES)
 #define TFB__PACKS                                                                       \
     (TFB__MASK(TFB_PACKED_F32) | TFB__MASK(TFB_PACKED_F16) | TFB__MASK(TFB_PACKED_BF16))
 #define TFB__ANY_DTYPE (TFB__FLOATS | TFB__MASK(TFB_I32) | TFB__MASK(TFB_U8))
@@ -2112,6 +2288,7 @@ static tfb_status tfb__check_layout(tfb_ctx *ctx, const char *fn, const char *na
                                     const tfb_tensor *t) {
     size_t bytes, elements = 1, reach = 0;
     int i;
+    if (!TFB__HAS(CHECKS)) return TFB_OK;
     TFB__REQUIRE(t, ctx, TFB_ERR_ARG, "%s: %s is NULL", fn, name);
     TFB__REQUIRE(t->ndim >= 0 && t->ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE,
                  "%s: %s.ndim is %d, must be 0 to %d", fn, name, (tfb_idx)t->ndim,
@@ -2119,6 +2296,9 @@ static tfb_status tfb__check_layout(tfb_ctx *ctx, const char *fn, const char *na
     bytes = tfb_dtype_size(t->dtype);
     TFB__REQUIRE(bytes, ctx, TFB_ERR_DTYPE, "%s: %s.dtype is %d, which is none", fn, name,
                  (tfb_idx)t->dtype);
+    TFB__REQUIRE(TFB__HAS(HALF) || !(TFB__MASK(t->dtype) & TFB__HALVES), ctx,
+                 TFB_ERR_UNSUPPORTED, "%s: %s is %s, left out by TFB_NO_HALF", fn, name,
+                 tfb__dtype_text(t->dtype));
     for (i = 0; i < t->ndim; i++) {
         TFB__REQUIRE(t->shape[i] >= 0, ctx, TFB_ERR_SHAPE, "%s: %s.shape[%d] is %d", fn,
                      name, (tfb_idx)i, t->shape[i]);
@@ -2225,7 +2405,8 @@ static int tfb__same_view(const tfb_tensor *a, const tfb_tensor *b) {
 static tfb_status tfb__check_alias(tfb_ctx *ctx, const char *fn, const char *name,
                                    const tfb_tensor *y, const char *other,
                                    const tfb_tensor *x, int may_equal) {
-    if (!x || !y || ctx->measuring || (may_equal && tfb__same_view(x, y))) return TFB_OK;
+    if (!TFB__HAS(CHECKS) || !x || !y) return TFB_OK;
+    if (ctx->measuring || (may_equal && tfb__same_view(x, y))) return TFB_OK;
     TFB__REQUIRE(!tfb__overlap(y, x), ctx, TFB_ERR_ALIAS, "%s: %s overlaps %s", fn, name,
                  other);
     return TFB_OK;
@@ -2236,7 +2417,7 @@ static tfb_status tfb__check_out(tfb_ctx *ctx, const char *fn, const char *name,
                                  const tfb_tensor *t) {
     int used[TFB_MAX_DIMS] = TFB_INIT, i, pass;
     size_t inner = 0;
-    if (tfb_numel(t) == 0) return TFB_OK;
+    if (!TFB__HAS(CHECKS) || tfb_numel(t) == 0) return TFB_OK;
     for (pass = 0; pass < t->ndim; pass++) {
         int best = -1;
         for (i = 0; i < t->ndim; i++)
@@ -2404,6 +2585,7 @@ static tfb_status tfb__new_bytes(tfb_ctx *ctx, const char *fn, const tfb_tensor 
     return TFB_OK;
 }
 
+#ifndef TFB_NO_ALLOC
 TFB_API tfb_status tfb_tensor_new(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                   const tfb_idx *shape) {
     size_t bytes;
@@ -2423,6 +2605,79 @@ TFB_API void tfb_tensor_free(tfb_ctx *ctx, tfb_tensor *t) {
     if (!ctx || !t) return;
     if (t->data && ctx->alloc) ctx->alloc(ctx->alloc_user, t->data, 0);
     memset((void *)t, 0, sizeof *t);
+}
+#endif
+
+/* --- Saved bytes: what caches and parameters are saved as, little-endian. --- */
+typedef struct tfb__kv_bytes {
+    char *to;         /* writing: NULL only counts */
+    const char *from; /* reading */
+    size_t at, size;
+} tfb__kv_bytes;
+
+static void tfb__kv_write(tfb__kv_bytes *f, uint64_t value, int bytes) {
+    int i;
+    for (i = 0; i < bytes; i++, value >>= 8, f->at++)
+        if (f->to) f->to[f->at] = (char)(unsigned char)(value & 255);
+}
+
+/* Past the end there are zeros. */
+static uint64_t tfb__kv_read(tfb__kv_bytes *f, int bytes) {
+    uint64_t value = 0;
+    int i;
+    for (i = 0; i < bytes; i++, f->at++)
+        if (f->at < f->size) value |= (uint64_t)(unsigned char)f->from[f->at] << (8 * i);
+    return value;
+}
+
+/* FNV-1a over words of 32 bits. A word that changes always changes the sum. */
+static uint64_t tfb__kv_sum(const char *from, size_t size) {
+    tfb__kv_bytes f;
+    uint64_t sum = 0xCBF29CE484222325u;
+    memset((void *)&f, 0, sizeof f);
+    f.from = from;
+    f.size = size;
+    while (f.at < size) sum = (sum ^ tfb__kv_read(&f, 4)) * 0x100000001B3u;
+    return sum;
+}
+
+/* How every save begins: magic, version, the sum of all behind it, its bytes. */
+static void tfb__save_begin(tfb__kv_bytes *f, void *mem, const char *magic,
+                            uint64_t version, size_t need) {
+    memset((void *)f, 0, sizeof *f);
+    f->to = (char *)mem;
+    f->size = need;
+    memcpy(mem, magic, 8);
+    f->at = 8;
+    tfb__kv_write(f, version, 8);
+    f->at = 24;
+    tfb__kv_write(f, (uint64_t)need, 8);
+}
+
+static void tfb__save_end(tfb__kv_bytes *f) {
+    f->at = 16;
+    tfb__kv_write(f, tfb__kv_sum(f->to + 24, f->size - 24), 8);
+}
+
+/* Reads that, and sees that nothing has changed since; what: what should be there. */
+static tfb_status tfb__load_begin(tfb_ctx *ctx, const char *fn, tfb__kv_bytes *f,
+                                  const char *magic, const char *what, uint64_t expected,
+                                  size_t head) {
+    uint64_t version, sum, size;
+    TFB__REQUIRE(f->size >= head && !memcmp(f->from, magic, 8), ctx, TFB_ERR_FORMAT,
+                 "%s: the bytes are no saved %s", fn, what);
+    f->at = 8;
+    version = tfb__kv_read(f, 8);
+    sum = tfb__kv_read(f, 8);
+    size = tfb__kv_read(f, 8);
+    TFB__REQUIRE(version == expected, ctx, TFB_ERR_FORMAT, "%s: version %d is not known",
+                 fn, (tfb_idx)(version & 0xFFFF));
+    TFB__REQUIRE(size >= head && size <= f->size && size % 8 == 0, ctx, TFB_ERR_FORMAT,
+                 "%s: the save is cut off", fn);
+    f->size = (size_t)size;
+    TFB__REQUIRE(sum == tfb__kv_sum(f->from + 24, f->size - 24), ctx, TFB_ERR_FORMAT,
+                 "%s: the bytes have changed since they were saved", fn);
+    return TFB_OK;
 }
 
 /* ===== [7] ISA LIST ================================================================= */
@@ -2536,13 +2791,7 @@ enum { TFB__ATTN_WHOLE, TFB__ATTN_SPLIT, TFB__ATTN_FOLD, TFB__ATTN_WEIGHTS };
 
 /* A call as resolved; of tensors that are absent data is NULL. */
 typedef struct tfb__attn {
-    tfb_tensor q, k, v, y, lse, mask, bias, alibi, sinks;
-    const tfb_kv *kv;          /* keys and values lie in this cache, */
-    const tfb_kv_layer *cache; /* in this layer; of k and v only shapes count */
-    int cache_kept;            /* rows are those tfb_kv_get shows, no older ones */
-    const tfb_tensor *rows;    /* of tfb_attention_weights; y is then the weights */
-    tfb_attention_opts o;
-    tfb__qk qk;
+    /* numbers first: small offsets are short instructions */
     tfb_idx seqs, T, S, D, Dv, G, group, page, longest;
     tfb_idx room, block_rows, blocks,
         tasks;               /* rows there is memory for, rows of a block */
@@ -2551,6 +2800,14 @@ typedef struct tfb__attn {
     float scale;
     char *scratch; /* workers blocks: two parts, two items, a state's arrays */
     size_t part_bytes, worker_bytes;
+    const char *lacks;         /* the switch that left out what is asked for, or NULL */
+    const tfb_tensor *rows;    /* of tfb_attention_weights; y is then the weights */
+    const tfb_kv *kv;          /* keys and values lie in this cache, */
+    const tfb_kv_layer *cache; /* in this layer; of k and v only shapes count */
+    int cache_kept;            /* rows are those tfb_kv_get shows, no older ones */
+    tfb_attention_opts o;
+    tfb_tensor q, k, v, y, lse, mask, bias, alibi, sinks;
+    tfb__qk qk;
 } tfb__attn;
 
 /* tfb_merge_state: y[0], y[1]; tfb_merge_states: y[0] and so on, y_step apart. */
@@ -2647,9 +2904,12 @@ typedef struct tfb__scan {
 typedef struct tfb__kernels {
     const char *name;
     int fused; /* 0: multiplies and adds, outside the numeric contract */
+#if !TFB__SMALL
     int (*probe)(float a, float b, float c); /* 0 if flags changed the arithmetic */
+#if TFB__PRODUCTS
     void (*mm)(const tfb__mm *t);
     void (*epilogue)(const tfb__epilogue *e);
+#endif
     /* panel[j * 16 + i] for i < width, j < k: the source's lane i, +0 where i >= n */
     void (*pack)(const tfb__source *from, tfb_idx k, tfb_idx n, tfb_idx width,
                  float *panel);
@@ -2663,13 +2923,20 @@ typedef struct tfb__kernels {
                   float *sine);
     void (*rotate)(tfb_idx n, const float *x0, const float *x1, tfb_idx xs, float *y0,
                    float *y1, tfb_idx ys, const float *cosine, const float *sine);
+#if TFB__HAS(ATTENTION)
     tfb_body_fn attention; /* arg: tfb__attn; i: a task or an item, as its phase says */
-    tfb_body_fn merge;     /* arg: tfb__merge; i: a row of the output */
+#endif
+    tfb_body_fn merge; /* arg: tfb__merge; i: a row of the output */
+#if TFB__HAS(SCAN)
     void (*conv)(const tfb__conv *s);
     void (*scan)(const tfb__scan *s);
+#endif
+#if TFB__HAS(LONG_CONV)
     void (*taps)(tfb__taps *s);
     void (*fft)(const tfb__fft *s);
     void (*spectrum)(const tfb__spectrum *s);
+#endif
+#endif
 } tfb__kernels;
 
 #define TFB__BLOCK      256  /* k per chain of fma: CONTRACT section 3 */
@@ -2810,6 +3077,7 @@ TFB__UNUSED static float tfb__f16_to(uint16_t h) {
 /* Element i of a source as float32. */
 TFB__UNUSED static float tfb__source_at(const tfb__source *from, tfb_idx i) {
     uint16_t h;
+    if (!TFB__HAS(HALF) && !TFB__BIG_ENDIAN) return ((const float *)from->x)[i];
     if (from->dtype == TFB_F32 && from->little)
         return tfb__load_le((const float *)from->x + i);
     if (from->dtype == TFB_F32) return ((const float *)from->x)[i];
@@ -2829,6 +3097,7 @@ TFB__INLINE float tfb__fold16(float *lane) {
 /* 0, 1, 2, .. : which lanes of a vector lie before a bound. */
 static const float tfb__iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
+#if !TFB__SMALL && TFB__HAS(ATTENTION)
 /* Do values lie like keys, without gaps? Few rows turn keys longer than these take to
  * read, so the values to come are fetched at the same time. */
 static int tfb__attn_alike(const tfb__attn *a) {
@@ -2859,6 +3128,7 @@ static void tfb__attn_bias(const tfb__attn *a, const tfb__attn_state *w, tfb_idx
                            tfb_idx n, tfb_idx end, float *bias);
 static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int is_key,
                               tfb_idx row, tfb_idx number, float *x);
+#endif
 static void tfb__trig_large(float x, float *sine, float *cosine);
 
 /* ===== [8] ISA PASSES =============================================================== */
@@ -4295,6 +4565,7 @@ static void TFB__FN(collect)(tfb_idx rows, tfb_idx k, const float *x, tfb_idx rs
         for (j = 0; j < k; j++) to[i * k + j] = x[i * rs + j * ks];
 }
 
+#if !TFB__SMALL && TFB__PRODUCTS
 /* --- Matmul: a register tile of R rows x V vectors, R and V known after inlining. The
  * accumulators are named because vectors of some instruction sets have no size. --- */
 /* clang-format off */
@@ -4663,12 +4934,33 @@ static void TFB__FN(mm)(const tfb__mm *t) {
 #undef TFB__SKINNY_ONE
 #undef TFB__SKINNY_FMA
 #undef TFB__SKINNY_STEP
+#endif
 
 /* --- Elementwise. --- */
 TFB__INLINE TFB__VF TFB__FN(identity)(TFB__VF x) {
     return x;
 }
 
+#if TFB__SMALL
+/* y = fn(x). */
+static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
+    tfb_idx i;
+    for (i = 0; i < n; i++) {
+        float v = x[i], other;
+        switch (fn) {
+#define TFB__MAP(NAME, name)                                                             \
+    case TFB_FN_##NAME: v = TFB__FN(name)(v); break;
+            TFB__ACT_LIST(TFB__MAP)
+            TFB__FN_EXP(TFB__MAP)
+#undef TFB__MAP
+        default: break;
+        }
+        if (TFB__IS_TRIG(fn, SIN)) tfb__trig_large(v, &v, &other);
+        if (TFB__IS_TRIG(fn, COS)) tfb__trig_large(v, &other, &v);
+        y[i] = v;
+    }
+}
+#else
 /* y = fn(x); a call for each function, so that its loop stays as tight as it can be. */
 static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
     tfb_idx i, j;
@@ -4679,11 +4971,11 @@ static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
             TFB__VF v = TFB__VLOADN(x + i, n - i), r = TFB__FN(name)(v);                 \
             float lane[TFB__VW], other;                                                  \
             TFB__VSTOREN(y + i, r, n - i);                                               \
-            if (fn != TFB_FN_SIN && fn != TFB_FN_COS) continue;                          \
+            if (!TFB__IS_TRIG(fn, SIN) && !TFB__IS_TRIG(fn, COS)) continue;              \
             TFB__VSTORE(lane, v);                                                        \
             for (j = 0; j < TFB__VW && j < n - i; j++) { /* vectors end at 2^17 */       \
                 if (lane[j] >= -131072.0f && lane[j] <= 131072.0f) continue;             \
-                if (fn == TFB_FN_SIN) tfb__trig_large(lane[j], y + i + j, &other);       \
+                if (TFB__IS_TRIG(fn, SIN)) tfb__trig_large(lane[j], y + i + j, &other);  \
                 else tfb__trig_large(lane[j], &other, y + i + j);                        \
             }                                                                            \
         }                                                                                \
@@ -4720,6 +5012,8 @@ static void TFB__FN(epilogue)(const tfb__epilogue *e) {
         }
     }
 }
+
+#endif
 
 /* --- Rows: element i goes to lane i mod 16. --- */
 static float TFB__FN(row_sum)(tfb_idx n, const float *x) {
@@ -4849,6 +5143,7 @@ TFB__INLINE float TFB__FN(exp1)(float x) {
     return lane[0];
 }
 
+#if !TFB__SMALL && TFB__HAS(ATTENTION)
 /* n floats of a row that may have gaps or 16-bit elements. */
 static void TFB__FN(attn_load)(const tfb_tensor *t, const char *x, tfb_idx n, float *to) {
     tfb__source from;
@@ -5438,6 +5733,8 @@ static void TFB__FN(attention)(void *arg, tfb_idx i, int worker) {
     }
 }
 
+#endif
+
 /* One row of all states, a block of channels at a time; y and lse may be the first's. */
 static void TFB__FN(merge)(void *arg, tfb_idx row, int worker) {
     const tfb__merge *t = (const tfb__merge *)arg;
@@ -5485,6 +5782,7 @@ static void TFB__FN(merge)(void *arg, tfb_idx row, int worker) {
                         : m;
 }
 
+#if TFB__HAS(SCAN)
 /* --- Convolution and scans: 16 channels side by side. --- */
 /* Lanes l .. of rows t .. of a convolution, four or one. */
 TFB__INLINE void TFB__FN(conv_rows)(const tfb__conv *s, tfb_idx t, tfb_idx l, int four) {
@@ -5639,6 +5937,9 @@ static void TFB__FN(scan)(const tfb__scan *s) {
     }
 }
 
+#endif
+
+#if TFB__HAS(LONG_CONV)
 /* --- Long convolutions: 16 channels side by side, outputs that share inputs. --- */
 #undef TFB__TAP_EACH
 #undef TFB__TAP_LOAD
@@ -6038,6 +6339,8 @@ static void TFB__FN(spectrum)(const tfb__spectrum *s) {
     }
 }
 
+#endif
+
 #if TFB__PASS != TFB__PASS_SCALAR && TFB__TABLES
 extern const tfb__kernels TFB__FN(kernels);
 const tfb__kernels TFB__FN(kernels) = {
@@ -6048,9 +6351,12 @@ static const tfb__kernels TFB__FN(kernels) = {
 #define TFB__STRING(x)  TFB__STRING2(x)
     TFB__STRING(TFB__SUFFIX),
     TFB__FUSED,
+#if !TFB__SMALL
     TFB__FN(probe),
+#if TFB__PRODUCTS
     TFB__FN(mm),
     TFB__FN(epilogue),
+#endif
     TFB__FN(pack),
     TFB__FN(collect),
     TFB__FN(map),
@@ -6058,13 +6364,20 @@ static const tfb__kernels TFB__FN(kernels) = {
     TFB__FN(softmax),
     TFB__FN(turns),
     TFB__FN(rotate),
+#if TFB__HAS(ATTENTION)
     TFB__FN(attention),
+#endif
     TFB__FN(merge),
+#if TFB__HAS(SCAN)
     TFB__FN(conv),
     TFB__FN(scan),
+#endif
+#if TFB__HAS(LONG_CONV)
     TFB__FN(taps),
     TFB__FN(fft),
     TFB__FN(spectrum),
+#endif
+#endif
 };
 #undef TFB__STRING
 #undef TFB__STRING2
@@ -6117,6 +6430,7 @@ static int tfb__isa_usable(const tfb__isa_row *row, uint32_t cpu) {
 static const tfb__kernels *tfb__isa_best(uint32_t cpu) {
     tfb__isa_row row;
     int i;
+    if (TFB__SMALL) return &tfb__kernels_scalar;
     for (i = 0; tfb__isa_row_get(i, &row); i++)
         if (tfb__isa_usable(&row, cpu)) break;
     return row.kernels; /* scalar is last and always usable */
@@ -6162,10 +6476,11 @@ TFB_API tfb_status tfb_build_info(tfb_ctx *ctx) {
     TFB__REQUIRE(TFB__EVAL_METHOD == 0, ctx, TFB_ERR_UNSUPPORTED,
                  "tfb_build_info: float arithmetic is wider than float");
     for (i = 0; tfb__isa_row_get(i, &row); i++)
-        TFB__REQUIRE(
-            !tfb__isa_usable(&row, ctx->cpu) || row.kernels->probe(a, a, -1.00048828125f),
-            ctx, TFB_ERR_UNSUPPORTED,
-            "tfb_build_info: compiler flags change the arithmetic of %s", row.name);
+        TFB__REQUIRE(!tfb__isa_usable(&row, ctx->cpu) ||
+                         TFB__KERNEL(row.kernels, probe)(a, a, -1.00048828125f),
+                     ctx, TFB_ERR_UNSUPPORTED,
+                     "tfb_build_info: compiler flags change the arithmetic of %s",
+                     row.name);
     TFB__REQUIRE(ctx->isa->fused, ctx, TFB_ERR_UNSUPPORTED,
                  "tfb_build_info: table %s multiplies and adds where the contract has "
                  "fma; TFB_EXACT leaves it out",
@@ -6347,6 +6662,7 @@ static void tfb__copy(const tfb_tensor *x, const tfb_tensor *y) {
     }
 }
 
+#ifndef TFB_NO_TENSOR_OPS
 TFB_API tfb_status tfb_copy(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) {
     tfb_tensor from;
     TFB__ENTER(ctx);
@@ -6423,13 +6739,13 @@ TFB_API tfb_status tfb_map(tfb_ctx *ctx, tfb_fn fn, const tfb_tensor *x, tfb_ten
         xs /= 4;
         ys /= 4;
         if (xs == 1 && ys == 1) {
-            ctx->isa->map(fn, rows.inner, px, py);
+            TFB__KERNEL(ctx->isa, map)(fn, rows.inner, px, py);
             continue;
         }
         for (j = 0; j < rows.inner; j += n) {
             n = TFB__MIN(64, rows.inner - j);
             for (k = 0; k < n; k++) piece[k] = px[(j + k) * xs];
-            ctx->isa->map(fn, n, piece, piece);
+            TFB__KERNEL(ctx->isa, map)(fn, n, piece, piece);
             for (k = 0; k < n; k++) py[(j + k) * ys] = piece[k];
         }
     }
@@ -6502,6 +6818,7 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) 
     }
     return TFB_OK;
 }
+#endif
 
 /* ===== [14] MATMUL AND LINEAR ======================================================= */
 /* One engine, tfb__gemm, serves both: y[M, N] = epilogue(A[M, K] W[N, K]^T) over batches.
@@ -6524,6 +6841,27 @@ TFB_API tfb_status tfb_argmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y) 
 #define TFB__PACK_MAGIC   "TFBPACK1"
 #define TFB__PACK_HEADER  64
 #define TFB__PACK_VERSION 1u
+
+static void tfb__put_u64(unsigned char *p, uint64_t v) {
+    int i;
+    for (i = 0; i < 8; i++) p[i] = (unsigned char)(v >> (8 * i) & 255);
+}
+
+static uint64_t tfb__get_u64(const unsigned char *p) {
+    uint64_t v = 0;
+    int i;
+    for (i = 7; i >= 0; i--) v = v << 8 | p[i];
+    return v;
+}
+
+/* Magic, version, dtype, N, K, the rest zero. */
+static void tfb__pack_header(unsigned char *p, tfb_idx n, tfb_idx k, tfb_dtype dtype) {
+    memset(p, 0, TFB__PACK_HEADER);
+    memcpy(p, TFB__PACK_MAGIC, 8);
+    tfb__put_u64(p + 8, (uint64_t)dtype << 32 | TFB__PACK_VERSION);
+    tfb__put_u64(p + 16, (uint64_t)n);
+    tfb__put_u64(p + 24, (uint64_t)k);
+}
 
 typedef struct tfb__gemm {
     tfb_tensor a, w, y, r; /* batch dimensions, then [M, K] [N, K] [M, N'] [M, N'] */
@@ -6550,6 +6888,7 @@ typedef struct tfb__gemm {
 
 /* Column c of a (gated) product needs this column of A W^T. */
 static tfb_idx tfb__gate_column(const tfb__gemm *g, tfb_idx c, int up) {
+    if (!TFB__HAS(GATES)) return c;
     if (g->gate == TFB_GATE_HALVES) return c + (up ? g->cols : 0);
     return g->gate == TFB_GATE_INTERLEAVED ? 2 * c + up : c;
 }
@@ -6561,6 +6900,60 @@ static void *tfb__at(const tfb_tensor *t, int batch_dims, tfb_idx batch, tfb_idx
     return (char *)t->data + at * (tfb_idx)tfb_dtype_size(t->dtype);
 }
 
+#if TFB__SMALL
+#define tfb__matmul_tiny(ctx, a, b, y) 0 /* there is only the general path */
+#define tfb__linear_tiny(ctx, x, w, y) 0
+#define tfb__packed_tiny(ctx, x, w, y) 0
+
+/* Row m of A times row n of W. */
+static float tfb__gemm_dot(const tfb__gemm *g, tfb_idx batch, tfb_idx m, tfb_idx n) {
+    const int d = g->batch_dims;
+    const float *a = (const float *)tfb__at(&g->a, d, batch, m, 0);
+    float sum = 0, block = 0;
+    tfb__source w;
+    tfb_idx k, at = 0;
+    w.x = g->w.data;
+    w.dtype = g->w.dtype;
+    w.little = TFB__OPT(PACKS, g->packed);
+    w.k_stride = w.little ? TFB__PANEL : g->w.stride[d + 1];
+    if (w.little) at = n / TFB__PANEL * TFB__PANEL * g->K + n % TFB__PANEL;
+    else w.x = tfb__at(&g->w, d, batch, n, 0);
+    for (k = 0; k < g->K; k++, at += w.k_stride) {
+        if (k % TFB__BLOCK == 0) sum = k > TFB__BLOCK ? sum + block : block, block = 0;
+        block = TFB__FMA(a[k * g->a.stride[d + 1]], tfb__source_at(&w, at), block);
+    }
+    return g->K > TFB__BLOCK ? sum + block : block;
+}
+
+/* A row of outputs, one after another: tfb__linear_ref over any W. */
+static void tfb__gemm_row(void *arg, tfb_idx i, int worker) {
+    const tfb__gemm *g = (const tfb__gemm *)arg;
+    const tfb_idx batch = i / g->M, m = i % g->M;
+    tfb_idx c;
+    (void)worker;
+    for (c = 0; c < g->cols; c++) {
+        float part[2] = {0, 0};
+        int up;
+        for (up = 0; up <= (TFB__OPT(GATES, g->gate) != TFB_GATE_NONE); up++) {
+            const tfb_idx n = tfb__gate_column(g, c, up);
+            part[up] = TFB__FMA(g->alpha, tfb__gemm_dot(g, batch, m, n),
+                                g->has_bias ? g->bias[n * g->bias_stride] : 0.0f);
+        }
+        if (g->act) tfb__map_scalar(g->act, 1, part, part);
+        if (TFB__OPT(GATES, g->gate)) part[0] = part[0] * part[1];
+        if (g->r.ndim)
+            part[0] = part[0] + *(float *)tfb__at(&g->r, g->batch_dims, batch, m, c);
+        *(float *)tfb__at(&g->y, g->batch_dims, batch, m, c) = part[0];
+    }
+}
+
+static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
+    const tfb_idx rows = g->cols ? tfb_numel(&g->y) / g->cols : 0;
+    (void)fn;
+    if (!ctx->measuring) tfb__parallel(ctx, rows, tfb__gemm_row, g);
+    return TFB_OK;
+}
+#elif TFB__HAS(MATMUL) || TFB__HAS(LINEAR)
 /* One task at work: up to two ranges of columns of A W^T, each a product of its own. */
 typedef struct tfb__task {
     const tfb__gemm *g;
@@ -6643,7 +7036,7 @@ static const float *tfb__task_rows(const tfb__task *t, tfb_idx m, tfb_idx rows,
         (const float *)(void *)tfb__at(&g->a, g->batch_dims, t->batch, m, k0);
     *lda = rs;
     if (!t->rows) return a;
-    g->isa->collect(rows, n, a, rs, ks, t->rows);
+    TFB__KERNEL(g->isa, collect)(rows, n, a, rs, ks, t->rows);
     *lda = n;
     return t->rows;
 }
@@ -6671,7 +7064,7 @@ static void tfb__task_chunk(tfb__task *t, tfb_idx m, tfb_idx rows, tfb_idx k0,
         if (!t->sums) now.s += (m - t->m0) * now.lds;
         if (now.r) now.r += (m - t->m0) * now.ldr;
         now.y = g->direct ? now.y + (m - t->m0) * now.ldy : now.s;
-        g->isa->mm(&now);
+        TFB__KERNEL(g->isa, mm)(&now);
     }
 }
 
@@ -6732,7 +7125,7 @@ static void tfb__gemm_task(void *arg, tfb_idx i, int worker) {
         if (g->direct) continue;
         e.y = (float *)tfb__at(&g->y, g->batch_dims, t.batch, m, t.c0);
         if (g->r.ndim) e.r = (float *)tfb__at(&g->r, g->batch_dims, t.batch, m, t.c0);
-        g->isa->epilogue(&e);
+        TFB__KERNEL(g->isa, epilogue)(&e);
     }
 }
 
@@ -6845,7 +7238,7 @@ static int tfb__gemm_cblas(const tfb__gemm *g, tfb_idx batches) {
             (int)(a_order == 1 ? ars : aks), (const float *)tfb__at(&g->w, b, i, 0, 0),
             (int)(w_order == 1 ? ws : wks), g->has_bias ? 1.0f : 0.0f, y, (int)ys);
         for (m = 0; g->act != TFB_FN_IDENTITY && m < g->M; m++)
-            g->isa->map(g->act, g->N, y + m * ys, y + m * ys);
+            TFB__KERNEL(g->isa, map)(g->act, g->N, y + m * ys, y + m * ys);
     }
     return 1;
 }
@@ -6900,27 +7293,6 @@ static tfb_status tfb__gemm_run(tfb_ctx *ctx, const char *fn, tfb__gemm *g) {
     return tfb__scratch_end(ctx, mark, status);
 }
 
-static void tfb__put_u64(unsigned char *p, uint64_t v) {
-    int i;
-    for (i = 0; i < 8; i++) p[i] = (unsigned char)(v >> (8 * i) & 255);
-}
-
-static uint64_t tfb__get_u64(const unsigned char *p) {
-    uint64_t v = 0;
-    int i;
-    for (i = 7; i >= 0; i--) v = v << 8 | p[i];
-    return v;
-}
-
-/* Magic, version, dtype, N, K, the rest zero. */
-static void tfb__pack_header(unsigned char *p, tfb_idx n, tfb_idx k, tfb_dtype dtype) {
-    memset(p, 0, TFB__PACK_HEADER);
-    memcpy(p, TFB__PACK_MAGIC, 8);
-    tfb__put_u64(p + 8, (uint64_t)dtype << 32 | TFB__PACK_VERSION);
-    tfb__put_u64(p + 16, (uint64_t)n);
-    tfb__put_u64(p + 24, (uint64_t)k);
-}
-
 /* 1 for a plain matrix of small extents: what a tiny product takes without a look at
  * anything else. */
 TFB__INLINE int tfb__is_tiny(const tfb_tensor *t) {
@@ -6970,7 +7342,7 @@ static int tfb__matmul_tiny(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor 
     mm.b = (float *)b->data;
     mm.bps = TFB__PANEL;
     mm.bks = b->stride[0];
-    ctx->isa->mm(&mm);
+    TFB__KERNEL(ctx->isa, mm)(&mm);
     return 1;
 }
 
@@ -6992,7 +7364,7 @@ static int tfb__linear_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor 
     mm.source_step = TFB__PANEL * w->stride[0];
     mark = tfb__scratch_begin(ctx);
     mm.b = (float *)tfb__take(ctx, panels * mm.bps, sizeof(float));
-    if (tfb__scratch_ready(ctx, "tfb_linear") == TFB_OK) ctx->isa->mm(&mm);
+    if (tfb__scratch_ready(ctx, "tfb_linear") == TFB_OK) TFB__KERNEL(ctx->isa, mm)(&mm);
     else mm.b = NULL; /* the general path will say why */
     tfb__scratch_end(ctx, mark, mm.b ? TFB_OK : TFB_ERR_SCRATCH);
     return mm.b != NULL;
@@ -7013,10 +7385,13 @@ static int tfb__packed_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor 
     hi = lo + TFB__PACK_HEADER + 4 * (uintptr_t)(TFB__TINY * TFB__TINY);
     if ((uintptr_t)(mm.s + mm.rows * mm.lds) > lo && (uintptr_t)mm.s < hi) return 0;
     mm.b = (float *)w->data + TFB__PACK_HEADER / 4;
-    ctx->isa->mm(&mm);
+    TFB__KERNEL(ctx->isa, mm)(&mm);
     return 1;
 }
 
+#endif
+
+#ifndef TFB_NO_MATMUL
 TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor *b,
                               tfb_tensor *y) {
     const char *fn = "tfb_matmul";
@@ -7056,8 +7431,10 @@ TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tenso
     g.alpha = 1;
     return tfb__gemm_run(ctx, fn, &g);
 }
+#endif
 
 /* --- Packed weights. --- */
+#ifndef TFB_NO_PACKS
 TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k, tfb_dtype dtype) {
     size_t rows, bytes;
     if (n < 0 || k < 0 || (unsigned)dtype > (unsigned)TFB_BF16) return 0;
@@ -7072,12 +7449,6 @@ static tfb_dtype tfb__packed_of(tfb_dtype dtype) {
     return dtype == TFB_F32   ? TFB_PACKED_F32
            : dtype == TFB_F16 ? TFB_PACKED_F16
                               : TFB_PACKED_BF16;
-}
-
-static tfb_dtype tfb__unpacked_of(tfb_dtype dtype) {
-    return dtype == TFB_PACKED_F32   ? TFB_F32
-           : dtype == TFB_PACKED_F16 ? TFB_F16
-                                     : TFB_BF16;
 }
 
 /* The header: magic, version, dtype, N, K, the rest zero. */
@@ -7126,7 +7497,7 @@ static void tfb__pack_panel(const tfb_ctx *ctx, const tfb_tensor *w, tfb_idx p,
     from.dtype = w->dtype;
     from.little = 0;
     if (w->dtype == TFB_F32) {
-        ctx->isa->pack(&from, K, n, TFB__PANEL, (float *)(void *)panel);
+        TFB__KERNEL(ctx->isa, pack)(&from, K, n, TFB__PANEL, (float *)(void *)panel);
         return;
     }
     memset(panel, 0, (size_t)(2 * TFB__PANEL * K));
@@ -7186,22 +7557,10 @@ TFB_API tfb_status tfb_pack_open(tfb_ctx *ctx, const void *mem, size_t mem_bytes
     return TFB_OK;
 }
 
-/* W into g: its panels if it is packed, else its strides behind the batch dimensions. */
-static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
-                                     const tfb_tensor *y, tfb__gemm *g) {
+/* The panels of a packed W into g. */
+static tfb_status tfb__linear_pack(tfb_ctx *ctx, const tfb_tensor *w, const tfb_tensor *y,
+                                   tfb__gemm *g) {
     const char *fn = "tfb_linear";
-    const int d = g->batch_dims;
-    int i;
-    g->packed = (TFB__PACKS & TFB__MASK(w->dtype)) != 0;
-    g->w = g->y;
-    g->w.data = w->data;
-    g->w.dtype = g->packed ? tfb__unpacked_of(w->dtype) : w->dtype;
-    for (i = 0; i < g->w.ndim; i++) g->w.stride[i] = 0;
-    if (!g->packed) {
-        g->w.stride[d] = w->stride[0];
-        g->w.stride[d + 1] = w->stride[1];
-        return tfb__check_alias(ctx, fn, "y", y, "w", w, 0);
-    }
     if (!ctx->measuring && tfb_numel(w)) {
         const size_t need = tfb_pack_bytes(g->N, g->K, g->w.dtype);
         tfb_tensor bytes = tfb_view1(w->data, TFB_U8, (tfb_idx)need);
@@ -7218,6 +7577,36 @@ static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
         g->w.data = (char *)w->data + TFB__PACK_HEADER;
     }
     return TFB_OK;
+}
+#else
+#define tfb__linear_pack(ctx, w, y, g)                                                   \
+    tfb__fail(ctx, TFB_ERR_UNSUPPORTED, "tfb_linear: w is packed, see TFB_NO_PACKS")
+#endif
+
+static tfb_dtype tfb__unpacked_of(tfb_dtype dtype) {
+    return dtype == TFB_PACKED_F32   ? TFB_F32
+           : dtype == TFB_PACKED_F16 ? TFB_F16
+                                     : TFB_BF16;
+}
+
+#ifndef TFB_NO_LINEAR
+/* W into g: its panels if it is packed, else its strides behind the batch dimensions. */
+static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
+                                     const tfb_tensor *y, tfb__gemm *g) {
+    const char *fn = "tfb_linear";
+    const int d = g->batch_dims;
+    int i;
+    g->packed = (TFB__PACKS & TFB__MASK(w->dtype)) != 0;
+    g->w = g->y;
+    g->w.data = w->data;
+    g->w.dtype = g->packed ? tfb__unpacked_of(w->dtype) : w->dtype;
+    for (i = 0; i < g->w.ndim; i++) g->w.stride[i] = 0;
+    if (!g->packed) {
+        g->w.stride[d] = w->stride[0];
+        g->w.stride[d + 1] = w->stride[1];
+        return tfb__check_alias(ctx, fn, "y", y, "w", w, 0);
+    }
+    return tfb__linear_pack(ctx, w, y, g);
 }
 
 /* Checks every argument and fills g. */
@@ -7237,10 +7626,12 @@ static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
     g->act = o->act;
     g->gate = o->gate;
     g->alpha = o->alpha_set ? o->alpha : 1.0f;
-    TFB__REQUIRE((unsigned)g->act <= (unsigned)TFB_FN_TANH, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((unsigned)g->act < (unsigned)TFB__ACTS, ctx, TFB_ERR_ARG,
                  "%s: act is %d, which is no activation", fn, (tfb_idx)(int)g->act);
     TFB__REQUIRE((unsigned)g->gate <= (unsigned)TFB_GATE_INTERLEAVED, ctx, TFB_ERR_ARG,
                  "%s: gate is %d", fn, (tfb_idx)(int)g->gate);
+    TFB__REQUIRE(TFB__HAS(GATES) || !g->gate, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: gates are left out by TFB_NO_GATES", fn);
     TFB__REQUIRE(!g->gate || g->N % 2 == 0, ctx, TFB_ERR_SHAPE,
                  "%s: w.shape[0] is %d, must be even when gated", fn, g->N);
     g->cols = g->gate ? g->N / 2 : g->N;
@@ -7295,6 +7686,7 @@ TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tenso
     TFB__TRY(tfb__linear_setup(ctx, x, w, opts ? opts : &none, y, &g));
     return tfb__gemm_run(ctx, "tfb_linear", &g);
 }
+#endif
 
 /* --- References: index loops, TFB__FMA and elementary functions only. --- */
 static tfb_idx tfb__at4(const tfb_tensor *t, tfb_idx i, tfb_idx j, tfb_idx k, tfb_idx l) {
@@ -7419,8 +7811,8 @@ static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
         float *buffers = w->scratch ? w->scratch + worker * w->buffers * w->n : NULL;
         const float *x = tfb__row_in(&w->x, i, w->n, &buffers);
         float *y = tfb__row_place(&w->y, i, w->n, &buffers);
-        if (w->softmax) {
-            const float lse = w->isa->softmax(w->n, x, y);
+        if (!TFB__HAS(NORMS) || (TFB__HAS(SOFTMAX) && w->softmax)) {
+            const float lse = TFB__KERNEL(w->isa, softmax)(w->n, x, y);
             if (w->lse) w->lse[tfb__offset(&w->lse_view, w->lse_view.ndim, i)] = lse;
         } else {
             tfb__norm t;
@@ -7435,7 +7827,7 @@ static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
             t.l2 = w->l2;
             if (w->r.ndim) t.r = tfb__row_in(&w->r, i, w->n, &buffers);
             if (w->sum.ndim) t.sum = tfb__row_place(&w->sum, i, w->n, &buffers);
-            w->isa->norm(&t);
+            TFB__KERNEL(w->isa, norm)(&t);
             if (w->sum.ndim) tfb__row_out(&w->sum, i, w->n, t.sum);
         }
         tfb__row_out(&w->y, i, w->n, y);
@@ -7537,6 +7929,7 @@ static tfb_status tfb__norm_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *
     return tfb__rowwise_run(ctx, fn, &w, o.weight, o.bias);
 }
 
+#ifndef TFB_NO_NORMS
 TFB_API tfb_status tfb_rmsnorm(tfb_ctx *ctx, const tfb_tensor *x,
                                const tfb_norm_opts *opts, tfb_tensor *y) {
     TFB__ENTER(ctx);
@@ -7554,7 +7947,9 @@ TFB_API tfb_status tfb_l2norm(tfb_ctx *ctx, const tfb_tensor *x,
     TFB__ENTER(ctx);
     return tfb__norm_run(ctx, "tfb_l2norm", x, opts, y, TFB__L2NORM);
 }
+#endif
 
+#ifndef TFB_NO_SOFTMAX
 TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
                                tfb_tensor *lse) {
     const char *fn = "tfb_softmax";
@@ -7578,6 +7973,7 @@ TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
         w.lse[tfb__offset(lse, lse->ndim, i)] = -TFB__FLT_INF;
     return TFB_OK;
 }
+#endif
 
 /* The sum of n values in 16 lanes, folded. square: the sum of (x - mean)^2. */
 static float tfb__lanes_ref(tfb_idx n, const float *x, float mean, int square) {
@@ -7798,6 +8194,8 @@ static tfb_status tfb__rope_check(tfb_ctx *ctx, const char *fn, const tfb_rope_o
                  "%s: dims is %d, must be even and at most %d", fn, (tfb_idx)o.dims, D);
     TFB__REQUIRE(o.dims || D % 2 == 0, ctx, TFB_ERR_SHAPE,
                  "%s: rows are %d long, must be even or have dims", fn, D);
+    TFB__REQUIRE(TFB__HAS(FN_TRIG) || !o.compat, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: compat is left out by TFB_NO_FN_TRIG", fn);
     p->half = (o.dims ? (tfb_idx)o.dims : D) / 2;
     TFB__TRY(tfb__rope_check_scaling(ctx, fn, &o));
     TFB__TRY(tfb__rope_check_axes(ctx, fn, &o, p));
@@ -7892,14 +8290,16 @@ static void tfb__rope_angles(const tfb__rope_plan *p, const tfb_idx *at, float *
     for (axis = 0; axis < p->axes; from += p->pairs[axis++]) {
         const float pos = (float)at[axis];
         const tfb_idx n = p->pairs[axis];
-        if (!p->compat)
-            p->isa->turns(n, pos, p->hi + from, p->lo + from, cosine + from, sine + from);
+        if (!p->compat) TFB__KERNEL(p->isa, turns)
+        (n, pos, p->hi + from, p->lo + from, cosine + from, sine + from);
         for (i = from; p->compat && i < from + n; i++) cosine[i] = pos * p->hi[i];
     }
+#ifndef TFB_NO_FN_TRIG
     if (p->compat) {
-        p->isa->map(TFB_FN_SIN, p->half, cosine, sine);
-        p->isa->map(TFB_FN_COS, p->half, cosine, cosine);
+        TFB__KERNEL(p->isa, map)(TFB_FN_SIN, p->half, cosine, sine);
+        TFB__KERNEL(p->isa, map)(TFB_FN_COS, p->half, cosine, cosine);
     }
+#endif
     for (i = 0; p->inverse && i < p->half; i++) sine[i] = -sine[i];
     for (i = 0; (m < 1.0f || m > 1.0f) && i < p->half; i++) {
         cosine[i] = cosine[i] * m;
@@ -7917,8 +8317,9 @@ static void tfb__rope_row(const tfb__rope_plan *p, tfb_idx D, const float *x, tf
         const float *x0 = x + 2 * from * xs;
         float *y0 = y + 2 * from * ys;
         if (n) /* or the next part would begin past the row */
-            p->isa->rotate(n, x0, x0 + other * xs, pair * xs, y0, y0 + other * ys,
-                           pair * ys, cosine + from, sine + from);
+            TFB__KERNEL(p->isa, rotate)
+        (n, x0, x0 + other * xs, pair * xs, y0, y0 + other * ys, pair * ys, cosine + from,
+         sine + from);
     }
     for (d = 2 * p->half; d < D; d++) y[d * ys] = x[d * xs];
 }
@@ -7950,6 +8351,7 @@ static void tfb__rope_task(void *arg, tfb_idx task, int worker) {
     }
 }
 
+#ifndef TFB_NO_ROPE
 TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_opts *opts,
                             tfb_tensor *y) {
     const char *fn = "tfb_rope";
@@ -7991,6 +8393,7 @@ TFB_API tfb_status tfb_rope(tfb_ctx *ctx, const tfb_tensor *x, const tfb_rope_op
     }
     return tfb__scratch_end(ctx, mark, status);
 }
+#endif
 
 /* Turns a position, as hi + lo, of the pairs of one axis without scaling. */
 TFB__UNUSED static void tfb__rope_frequencies(tfb_idx half, double base, int compat,
@@ -8055,6 +8458,7 @@ static tfb_idx tfb__kv_rows(const tfb_kv_shape *s, tfb_idx from, tfb_idx end);
 static tfb_idx tfb__kv_find(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
                             tfb_idx head, tfb_idx n, char **key, char **value);
 
+#ifndef TFB_NO_ATTENTION
 /* --- Blocks of rows, runs of keys, who sees what. --- */
 static tfb_idx tfb__i32_at(const tfb_tensor *t, tfb_idx i) {
     return ((const int32_t *)t->data)[i * t->stride[0]];
@@ -8083,13 +8487,25 @@ static tfb__attn_seq tfb__kv_sequence(const tfb__attn *a, tfb_idx s) {
     return u;
 }
 
+/* Sample s where no option says otherwise. */
+TFB__INLINE tfb__attn_seq tfb__attn_plain(const tfb__attn *a, tfb_idx s) {
+    tfb__attn_seq u;
+    u.batch = s;
+    u.q0 = u.lo = u.shift = 0;
+    u.T = a->T;
+    u.hi = a->S;
+    u.stand = a->offset_given ? a->o.offset : u.hi - u.T;
+    return u;
+}
+
 /* Sequence s as the options and what stands in their tensors describe it. */
 static tfb__attn_seq tfb__attn_sequence(const tfb__attn *a, tfb_idx s) {
     const tfb_attention_opts *o = &a->o;
     const tfb_tensor *cu_k = o->cu_k ? o->cu_k : o->cu_q;
     tfb__attn_seq u;
     tfb_idx offset;
-    if (a->cache) return tfb__kv_sequence(a, s);
+    if (TFB__OPT(KV, a->cache)) return tfb__kv_sequence(a, s);
+    if (!TFB__HAS(ATTENTION_SEQUENCES)) return tfb__attn_plain(a, s);
     u.batch = o->cu_q ? 0 : s;
     u.q0 = o->cu_q ? tfb__i32_at(o->cu_q, s) : 0;
     u.T = o->cu_q ? tfb__i32_at(o->cu_q, s + 1) - u.q0 : a->T;
@@ -8103,6 +8519,7 @@ static tfb__attn_seq tfb__attn_sequence(const tfb__attn *a, tfb_idx s) {
     return u;
 }
 
+#if !TFB__SMALL
 /* Which numbers a row sees; none for a row of another sequence. */
 static void tfb__attn_limits(const tfb__attn *a, tfb__attn_state *w, tfb_idx r) {
     const tfb_attention_opts *o = &a->o;
@@ -8395,25 +8812,34 @@ static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int 
     norm.w = is_key ? qk->k_weight : qk->q_weight;
     norm.eps = qk->eps;
     norm.l2 = qk->norm == TFB_QK_NORM_L2;
-    if (qk->norm && !qk->norm_last) qk->rope.isa->norm(&norm);
+    if (qk->norm && !qk->norm_last) TFB__KERNEL(qk->rope.isa, norm)(&norm);
     if (qk->rotate) {
         tfb__rope_place(&qk->rope, p, w->seq.batch, p ? row : number, at);
         tfb__rope_angles(&qk->rope, at, cosine, sine);
         tfb__rope_row(&qk->rope, a->D, x, 1, x, 1, cosine, sine);
     }
-    if (qk->norm && qk->norm_last) qk->rope.isa->norm(&norm);
+    if (qk->norm && qk->norm_last) TFB__KERNEL(qk->rope.isa, norm)(&norm);
 }
+
+#endif
 
 /* --- What a call asks for. --- */
 /* A tensor that may be empty, and then may have data NULL, from which kernels may take no
  * offsets. */
-static tfb_tensor tfb__attention_tensor(const tfb_tensor *t) {
-    tfb_tensor x = *t;
-    if (tfb_numel(t)) return x;
-    memset((void *)x.stride, 0, sizeof x.stride);
-    x.data = (void *)(uintptr_t)tfb__iota; /* nothing is read or written there */
-    return x;
+static const float tfb__nothing = 0;
+
+static TFB__NOINLINE void tfb__attention_tensor(const tfb_tensor *t, tfb_tensor *to) {
+    *to = *t;
+    if (TFB__SMALL || tfb_numel(t)) return; /* small: no offset is taken of y alone */
+    memset((void *)to->stride, 0, sizeof to->stride);
+    to->data = (void *)(uintptr_t)&tfb__nothing; /* nothing is read or written there */
 }
+
+/* Are all options left out that can be? */
+#define TFB__ATTENTION_PLAIN                                                             \
+    (!(TFB__HAS(ATTENTION_MASKS) || TFB__HAS(ATTENTION_QK) ||                            \
+       TFB__HAS(ATTENTION_PAGES) || TFB__HAS(ATTENTION_SCORES) ||                        \
+       TFB__HAS(ATTENTION_WINDOWS) || TFB__HAS(ATTENTION_SEQUENCES)))
 
 /* What a call takes and does not write. */
 static tfb_status tfb__attention_alias(tfb_ctx *ctx, const char *fn, const char *name,
@@ -8452,7 +8878,7 @@ static tfb_status tfb__attention_alias(tfb_ctx *ctx, const char *fn, const char 
 static tfb_status tfb__attention_inputs(tfb_ctx *ctx, const char *fn, const tfb_tensor *q,
                                         const tfb_tensor *k, const tfb_tensor *v,
                                         tfb__attn *a) {
-    const tfb_tensor *pages = a->o.pages;
+    const tfb_tensor *pages = TFB__OPT(ATTENTION_PAGES, a->o.pages);
     TFB__TRY(tfb__check(ctx, fn, "q", q, TFB__MASK(TFB_F32), 4, 4));
     TFB__TRY(tfb__check(ctx, fn, "k", k, TFB__FLOATS, 4, 4));
     if (v) TFB__TRY(tfb__check(ctx, fn, "v", v, TFB__FLOATS, 4, 4));
@@ -8460,9 +8886,9 @@ static tfb_status tfb__attention_inputs(tfb_ctx *ctx, const char *fn, const tfb_
     TFB__REQUIRE(k->shape[3] == q->shape[3], ctx, TFB_ERR_SHAPE,
                  "%s: k.shape[3] is %d, q has head_dim %d", fn, k->shape[3], q->shape[3]);
     if (v) TFB__TRY(tfb__check_like(ctx, fn, "v", v, k, 3));
-    a->q = tfb__attention_tensor(q);
-    a->k = tfb__attention_tensor(k);
-    a->v = v ? tfb__attention_tensor(v) : a->k;
+    tfb__attention_tensor(q, &a->q);
+    tfb__attention_tensor(k, &a->k);
+    tfb__attention_tensor(v ? v : k, &a->v);
     a->seqs = q->shape[0];
     a->T = q->shape[2];
     a->D = q->shape[3];
@@ -8493,6 +8919,20 @@ static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn
     tfb_attention_opts *o = &a->o;
     TFB__REQUIRE((unsigned)o->causal <= (unsigned)TFB_CAUSAL_OFFSET, ctx, TFB_ERR_ARG,
                  "%s: causal is %d", fn, (tfb_idx)o->causal);
+    TFB__REQUIRE(o->chunk_size >= 0, ctx, TFB_ERR_ARG, "%s: chunk_size is %d", fn,
+                 o->chunk_size);
+    TFB__REQUIRE(o->offset > -far && o->offset < far, ctx, TFB_ERR_RANGE,
+                 "%s: offset %d is out of range", fn, o->offset);
+    a->offset_given = o->offset_set || o->causal == TFB_CAUSAL_OFFSET;
+    a->scale = o->scale;
+    if (!o->scale_set) a->scale = 1.0f / TFB__SQRT((float)TFB__MAX(1, a->D));
+    return TFB_OK;
+}
+
+/* The same of options that may be left out. */
+static tfb_status tfb__attention_bounds(tfb_ctx *ctx, const char *fn,
+                                        tfb_attention_opts *o) {
+    const tfb_idx far = PTRDIFF_MAX / 4;
     TFB__REQUIRE(o->window >= 0 && (o->causal || !o->window), ctx, TFB_ERR_ARG,
                  "%s: window is %d, must be >= 0 and goes with causal", fn, o->window);
     TFB__REQUIRE(!o->two_sided || (o->left >= 0 && o->right >= 0 && !o->window), ctx,
@@ -8500,14 +8940,10 @@ static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn
                  fn, o->left, o->right);
     TFB__REQUIRE(o->window_pinned >= 0, ctx, TFB_ERR_ARG, "%s: window_pinned is %d", fn,
                  o->window_pinned);
-    TFB__REQUIRE(o->chunk_size >= 0, ctx, TFB_ERR_ARG, "%s: chunk_size is %d", fn,
-                 o->chunk_size);
     TFB__REQUIRE(o->softcap >= 0 && o->softcap <= FLT_MAX, ctx, TFB_ERR_ARG,
                  "%s: softcap must be 0 or positive and finite", fn);
-    TFB__REQUIRE(o->key_pos0 >= 0 && o->key_pos0 < far && o->offset > -far &&
-                     o->offset < far,
-                 ctx, TFB_ERR_RANGE, "%s: offset %d or key_pos0 %d is out of range", fn,
-                 o->offset, o->key_pos0);
+    TFB__REQUIRE(o->key_pos0 >= 0 && o->key_pos0 < far, ctx, TFB_ERR_RANGE,
+                 "%s: key_pos0 %d is out of range", fn, o->key_pos0);
     TFB__REQUIRE(o->key_pinned >= 0 && (!o->key_pinned || !o->kv_start), ctx, TFB_ERR_ARG,
                  "%s: key_pinned is %d, must be >= 0 and without kv_start", fn,
                  o->key_pinned);
@@ -8515,9 +8951,6 @@ static tfb_status tfb__attention_numbers(tfb_ctx *ctx, const char *fn, tfb__attn
     o->window_pinned = TFB__MIN(o->window_pinned, far);
     o->left = TFB__MIN(o->left, far);
     o->right = TFB__MIN(o->right, far);
-    a->offset_given = o->offset_set || o->causal == TFB_CAUSAL_OFFSET;
-    a->scale = o->scale;
-    if (!o->scale_set) a->scale = 1.0f / TFB__SQRT((float)TFB__MAX(1, a->D));
     return TFB_OK;
 }
 
@@ -8528,22 +8961,26 @@ static tfb_status tfb__attention_options(tfb_ctx *ctx, const char *fn, tfb__attn
     const int i32 = TFB__MASK(TFB_I32);
     tfb_tensor scores = tfb_view4(NULL, TFB_F32, a->q.shape[0], heads, a->T, a->S);
     tfb_tensor slopes = tfb_view2(NULL, TFB_F32, a->q.shape[0], heads);
-    if (o->mask) {
+    if (TFB__OPT(ATTENTION_MASKS, o->mask)) {
         TFB__TRY(tfb__check(ctx, fn, "mask", o->mask, TFB__MASK(TFB_U8), 0, 4));
         TFB__TRY(tfb__broadcast(ctx, fn, "mask", o->mask, &scores, &a->mask));
     }
-    if (o->bias) {
+    if (TFB__OPT(ATTENTION_MASKS, o->bias)) {
         TFB__TRY(tfb__check(ctx, fn, "bias", o->bias, TFB__MASK(TFB_F32), 0, 4));
         TFB__TRY(tfb__broadcast(ctx, fn, "bias", o->bias, &scores, &a->bias));
     }
-    if (o->alibi) {
+    if (TFB__OPT(ATTENTION_SCORES, o->alibi)) {
         TFB__TRY(tfb__check(ctx, fn, "alibi", o->alibi, TFB__MASK(TFB_F32), 1, 2));
         TFB__TRY(
             tfb__check_extent(ctx, fn, "alibi", o->alibi, o->alibi->ndim - 1, heads));
         TFB__TRY(tfb__broadcast(ctx, fn, "alibi", o->alibi, &slopes, &a->alibi));
     }
-    TFB__TRY(tfb__check_vector(ctx, fn, "sinks", o->sinks, TFB__MASK(TFB_F32), heads));
-    if (o->sinks) a->sinks = *o->sinks;
+    if (TFB__OPT(ATTENTION_SCORES, o->sinks)) {
+        TFB__TRY(
+            tfb__check_vector(ctx, fn, "sinks", o->sinks, TFB__MASK(TFB_F32), heads));
+        a->sinks = *o->sinks;
+    }
+    if (!TFB__HAS(ATTENTION_SEQUENCES)) return TFB_OK;
     if (o->cu_q || o->cu_k) {
         TFB__REQUIRE(o->cu_q && !o->kv_start && !o->kv_len && !o->pages &&
                          !o->key_pinned && !o->key_pos0 && !o->key_pos0s,
@@ -8657,19 +9094,41 @@ static tfb_status tfb__attention_sequences(tfb_ctx *ctx, const char *fn, tfb__at
     return TFB_OK;
 }
 
+/* Has this build all that is asked for? The switch that left it out, or NULL. */
+static const char *tfb__attention_lacks(const tfb_attention_opts *o) {
+    if (!TFB__HAS(ATTENTION_MASKS) && (o->mask || o->bias)) return "MASKS";
+    if (!TFB__HAS(ATTENTION_QK) && o->qk) return "QK";
+    if (!TFB__HAS(ATTENTION_PAGES) && o->pages) return "PAGES";
+    if (!TFB__HAS(ATTENTION_SCORES) && (o->alibi || o->sinks || o->softcap > 0))
+        return "SCORES";
+    if (!TFB__HAS(ATTENTION_WINDOWS) && (o->window || o->two_sided)) return "WINDOWS";
+    if (!TFB__HAS(ATTENTION_SEQUENCES) &&
+        (o->kv_start || o->kv_len || o->cu_q || o->cu_k || o->offsets || o->key_pos0 ||
+         o->key_pos0s || o->key_pinned))
+        return "SEQUENCES";
+    return !TFB__HAS(ATTENTION_LSE) && o->lse ? "LSE" : NULL;
+}
+
 static void tfb__attention_new(tfb__attn *a, const tfb_attention_opts *opts) {
     memset((void *)a, 0, sizeof *a);
-    if (opts) a->o = *opts;
+    if (!opts) return;
+    a->o = *opts;
+    if (TFB__HAS(CHECKS)) a->lacks = tfb__attention_lacks(opts);
 }
 
 /* All checks but those of outputs; the plan of a call. */
 static tfb_status tfb__attention_resolve(tfb_ctx *ctx, const char *fn,
                                          const tfb_tensor *q, const tfb_tensor *k,
                                          const tfb_tensor *v, tfb__attn *a) {
+    TFB__REQUIRE(!a->lacks, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: an option is left out by TFB_NO_ATTENTION_%s", fn, a->lacks);
     TFB__TRY(tfb__attention_inputs(ctx, fn, q, k, v, a));
     TFB__TRY(tfb__attention_numbers(ctx, fn, a));
-    TFB__TRY(tfb__attention_options(ctx, fn, a));
-    return a->o.qk ? tfb__attention_qk(ctx, fn, a) : TFB_OK;
+    if (!TFB__ATTENTION_PLAIN) {
+        TFB__TRY(tfb__attention_bounds(ctx, fn, &a->o));
+        TFB__TRY(tfb__attention_options(ctx, fn, a));
+    }
+    return TFB__OPT(ATTENTION_QK, a->o.qk) ? tfb__attention_qk(ctx, fn, a) : TFB_OK;
 }
 
 /* An output overlaps no input. */
@@ -8681,7 +9140,7 @@ static tfb_status tfb__attention_output(tfb_ctx *ctx, const char *fn, const char
     TFB__TRY(tfb__check_alias(ctx, fn, name, out, "q", q, 0));
     TFB__TRY(tfb__check_alias(ctx, fn, name, out, "k", k, 0));
     TFB__TRY(tfb__check_alias(ctx, fn, name, out, "v", v, 0));
-    return tfb__attention_alias(ctx, fn, name, out, o);
+    return TFB__ATTENTION_PLAIN ? TFB_OK : tfb__attention_alias(ctx, fn, name, out, o);
 }
 
 /* Weights of norms without gaps, frequencies of rope. */
@@ -8693,6 +9152,78 @@ static void tfb__attention_vectors(tfb__attn *a, float *to) {
 }
 
 /* --- Running: whole tasks, or splits of them where tasks are few. --- */
+#if TFB__SMALL
+static float tfb__state_ref(const tfb__attn *a, tfb_idx s, tfb_idx h, tfb_idx i,
+                            float *work, float *m);
+static void tfb__tile_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
+                          tfb_idx i, tfb_idx n0, float *q, float *score, tfb_idx *row);
+
+/* A row of tfb_attention_weights; its columns have a stride. */
+static void tfb__attention_weigh(const tfb__attn *a, tfb_idx s, tfb_idx h, tfb_idx i,
+                                 float *work, float *w) {
+    const tfb__attn_seq u = tfb__attn_sequence(a, s);
+    const tfb_idx end = u.hi + (u.shift > 0 ? u.shift : 0);
+    float score[TFB__KT], m, l = tfb__state_ref(a, s, h, i, work, &m);
+    tfb_idx row[TFB__KT], n, c;
+    for (c = 0; c < a->S; c++) w[c * a->y.stride[3]] = 0;
+    for (n = 0; n < end; n += TFB__KT) {
+        tfb__tile_ref(a, &u, h, i, n, work, score, row);
+        for (c = 0; c < TFB__KT; c++)
+            if (row[c] >= 0)
+                w[row[c] * a->y.stride[3]] = tfb__exp_scalar(score[c] - m) * (1.0f / l);
+    }
+}
+
+/* A row of y: a query token of one head. */
+static void tfb__attention_row(void *arg, tfb_idx task, int worker) {
+    const tfb__attn *a = (const tfb__attn *)arg;
+    const tfb_idx H = a->q.shape[1], rows = a->y.shape[2], t = task % rows;
+    const tfb_idx h = task / rows % H, b = task / rows / H, *st = a->y.stride;
+    const tfb_idx i = TFB__OPT(WEIGHTS, a->rows) ? tfb__i32_at(a->rows, t) : t;
+    float *work = (float *)(void *)(a->scratch + a->worker_bytes * (size_t)worker);
+    float *all = work + 3 * a->D + 2 * a->Dv, m, l;
+    const tfb_idx at = b * st[0] + h * st[1] + t * st[2];
+    float *y = (float *)a->y.data;
+    tfb_idx s = b, d;
+    if (TFB__OPT(ATTENTION_SEQUENCES, a->o.cu_q))
+        while (i >= tfb__i32_at(a->o.cu_q, s + 1)) s++;
+    if (TFB__HAS(WEIGHTS) && a->phase == TFB__ATTN_WEIGHTS) {
+        tfb__attention_weigh(a, s, h, i, work, y + at);
+        return;
+    }
+    l = tfb__state_ref(a, s, h, i, work, &m);
+    for (d = 0; d < a->Dv; d++)
+        y[at + d * st[3]] = l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / l, 0.0f);
+    st = a->lse.stride;
+    if (TFB__OPT(ATTENTION_LSE, a->lse.data))
+        ((float *)a->lse.data)[b * st[0] + h * st[1] + t * st[2]] =
+            l <= 0 ? -TFB__FLT_INF : m + tfb__log_scalar(l);
+}
+
+/* Takes scratch and computes, if anything is asked for; outputs have been checked. */
+static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
+                                     int asked) {
+    const tfb_idx rows = a->q.shape[0] * a->q.shape[1] * a->y.shape[2];
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    tfb_status status = TFB_OK;
+    float *vectors = NULL;
+    if (asked && !ctx->measuring && !TFB__ATTENTION_PLAIN)
+        status = tfb__attention_sequences(ctx, fn, a);
+    a->worker_bytes = tfb__size_mul((size_t)TFB__MAX(a->D, a->Dv), 6 * sizeof(float));
+    a->scratch = (char *)tfb__take(ctx, tfb__workers(ctx), a->worker_bytes);
+    if (TFB__OPT(ATTENTION_QK, a->o.qk)) {
+        vectors = (float *)tfb__take(ctx, 2, tfb__size_mul((size_t)a->D, 4));
+        a->qk.rope.hi = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+        a->qk.rope.lo = (float *)tfb__take(ctx, a->qk.rope.half, 4);
+    }
+    if (status == TFB_OK) status = tfb__scratch_ready(ctx, fn);
+    if (status == TFB_OK && !ctx->measuring && asked) {
+        if (TFB__OPT(ATTENTION_QK, a->o.qk)) tfb__attention_vectors(a, vectors);
+        tfb__parallel(ctx, rows, tfb__attention_row, a);
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+#else
 /* Rows of a block: at most 64, or what chunk_size asks for; evened out over the blocks of
  * a sequence, but memory is for as many as there may be. */
 static void tfb__attention_blocks(tfb__attn *a, tfb_idx tokens, tfb_idx longest) {
@@ -8725,9 +9256,9 @@ static void tfb__attention_waves(tfb_ctx *ctx, tfb__attn *a) {
             item->last = n >= w.last;
             if (a->items < a->item_max && !(task + 1 == a->tasks && item->last)) continue;
             a->phase = TFB__ATTN_SPLIT;
-            tfb__parallel(ctx, a->items, ctx->isa->attention, a);
+            tfb__parallel(ctx, a->items, TFB__KERNEL(ctx->isa, attention), a);
             a->phase = TFB__ATTN_FOLD;
-            ctx->isa->attention(a, 0, 0);
+            TFB__KERNEL(ctx->isa, attention)(a, 0, 0);
             a->items = 0;
         }
     }
@@ -8757,28 +9288,30 @@ static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
     if (status == TFB_OK && !ctx->measuring && asked) {
         if (a->o.qk) tfb__attention_vectors(a, vectors);
         if (a->phase == TFB__ATTN_WEIGHTS || a->tasks >= workers)
-            tfb__parallel(ctx, a->tasks, ctx->isa->attention, a);
+            tfb__parallel(ctx, a->tasks, TFB__KERNEL(ctx->isa, attention), a);
         else tfb__attention_waves(ctx, a);
     }
     return tfb__scratch_end(ctx, mark, status);
 }
 
+#endif
+
 /* Checks y and lse and runs. */
 static tfb_status tfb__attention_finish(tfb_ctx *ctx, const char *fn, const tfb_tensor *q,
                                         const tfb_tensor *k, const tfb_tensor *v,
                                         const tfb_tensor *y, tfb__attn *a) {
-    const tfb_tensor *lse = a->o.lse;
+    const tfb_tensor *lse = TFB__OPT(ATTENTION_LSE, a->o.lse);
     TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
     TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
     TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, a->Dv));
     TFB__TRY(tfb__attention_output(ctx, fn, "y", y, q, k, v, &a->o));
-    a->y = tfb__attention_tensor(y);
+    tfb__attention_tensor(y, &a->y);
     if (lse) {
         TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), 3, 3));
         TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, q, 3));
         TFB__TRY(tfb__attention_output(ctx, fn, "lse", lse, q, k, v, &a->o));
         TFB__TRY(tfb__check_alias(ctx, fn, "lse", lse, "y", y, 0));
-        a->lse = tfb__attention_tensor(lse);
+        tfb__attention_tensor(lse, &a->lse);
     }
     a->phase = TFB__ATTN_WHOLE;
     return tfb__attention_run(ctx, fn, a, tfb_numel(y) || (lse && tfb_numel(lse)));
@@ -8796,6 +9329,7 @@ TFB_API tfb_status tfb_attention(tfb_ctx *ctx, const tfb_tensor *q, const tfb_te
     return tfb__attention_finish(ctx, fn, q, k, v, y, &a);
 }
 
+#ifndef TFB_NO_WEIGHTS
 TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
                                          const tfb_tensor *k,
                                          const tfb_attention_opts *opts,
@@ -8820,12 +9354,16 @@ TFB_API tfb_status tfb_attention_weights(tfb_ctx *ctx, const tfb_tensor *q,
     TFB__TRY(tfb__check_extent(ctx, fn, "w", w, 3, a.S));
     TFB__TRY(tfb__attention_output(ctx, fn, "w", w, q, k, NULL, &a.o));
     TFB__TRY(tfb__check_alias(ctx, fn, "w", w, "rows", rows, 0));
-    a.y = tfb__attention_tensor(w);
+    tfb__attention_tensor(w, &a.y);
     a.rows = rows;
     a.phase = TFB__ATTN_WEIGHTS;
     return tfb__attention_run(ctx, fn, &a, tfb_numel(w) > 0);
 }
+#endif
 
+#endif /* TFB_NO_ATTENTION */
+
+#ifndef TFB_NO_MERGE
 /* --- Joining states. --- */
 static tfb_status tfb__merge_check(tfb_ctx *ctx, const char *fn, const char *const *names,
                                    const tfb_tensor *y, const tfb_tensor *lse,
@@ -8862,7 +9400,8 @@ static tfb_status tfb__merge_run(tfb_ctx *ctx, const char *fn, tfb__merge *m,
     m->out = *y;
     if (lse) m->out_lse = *lse;
     if (!ctx->measuring && tfb_numel(&like) + (lse ? tfb_numel(lse) : 0))
-        tfb__parallel(ctx, y->shape[0] * y->shape[1] * y->shape[2], ctx->isa->merge, m);
+        tfb__parallel(ctx, y->shape[0] * y->shape[1] * y->shape[2],
+                      TFB__KERNEL(ctx->isa, merge), m);
     return TFB_OK;
 }
 
@@ -8920,21 +9459,24 @@ TFB_API tfb_status tfb_merge_state(tfb_ctx *ctx, const tfb_tensor *y1,
     m.lse[1] = *lse2;
     return tfb__merge_run(ctx, fn, &m, inputs, names, 4, 1, y, lse);
 }
+#endif
 
+#ifndef TFB_NO_ATTENTION
 /* --- References. --- */
 /* Row i of q, k or v for kv or query head h as dense floats. */
 static void tfb__row_ref(const tfb__attn *a, const tfb_tensor *t, tfb_idx batch,
                          tfb_idx h, tfb_idx i, float *x) {
     tfb_idx d, row = i + a->o.page_skip;
     tfb__source from;
-    if (a->o.pages && t != &a->q) {
+    if (TFB__OPT(ATTENTION_PAGES, a->o.pages) && t != &a->q) {
         batch = tfb__attn_page(a->o.pages, batch, row / a->page);
         i = row % a->page;
     }
     memset((void *)&from, 0, sizeof from);
     from.x = t->data;
     from.dtype = t->dtype;
-    if (a->cache && t != &a->q) { /* elements of a key are a panel's lanes apart */
+    if (TFB__OPT(KV, a->cache) &&
+        t != &a->q) { /* elements of a key are a panel's lanes apart */
         const int is_key = t == &a->k;
         char *key, *value;
         if (i >= a->o.key_pinned) i += tfb__attn_sequence(a, batch).shift;
@@ -8958,7 +9500,7 @@ static void tfb__qk_ref(const tfb__attn *a, int is_key, tfb_idx batch, tfb_idx r
     const int which = qk->norm == TFB_QK_NORM_L2 ? TFB__L2NORM : TFB__RMSNORM;
     tfb_idx at[3] = TFB_INIT, d;
     int last;
-    if (!a->o.qk || (is_key && !qk->keys)) return;
+    if (!TFB__OPT(ATTENTION_QK, a->o.qk) || (is_key && !qk->keys)) return;
     for (last = 0; last < 2; last++) {
         if (qk->norm && !qk->norm_last == !last)
             tfb__norm_ref(a->D, x, NULL, is_key ? qk->k_weight : qk->q_weight, NULL,
@@ -8975,12 +9517,14 @@ static int tfb__visible_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx 
                             tfb_idx i, tfb_idx n, tfb_idx j) {
     const tfb_attention_opts *o = &a->o;
     const tfb_idx at = i + u->stand;
-    if (j < u->lo || j >= u->hi || (n >= o->key_pinned && j < o->key_pinned)) return 0;
+    const tfb_idx pinned = TFB__OPT(ATTENTION_SEQUENCES, o->key_pinned);
+    if (j < u->lo || j >= u->hi || (n >= pinned && j < pinned)) return 0;
     if (o->causal != TFB_CAUSAL_NONE && n > at) return 0;
-    if (n >= o->window_pinned) {
+    if (TFB__HAS(ATTENTION_WINDOWS) && n >= o->window_pinned) {
         if (o->window && n <= at - o->window) return 0;
         if (o->two_sided && (n < at - o->left || n > at + o->right)) return 0;
     }
+    if (!TFB__HAS(ATTENTION_MASKS)) return 1;
     if (o->mask &&
         !((const uint8_t *)a->mask.data)[tfb__at4(&a->mask, u->batch, h, i, j)])
         return 0;
@@ -8993,13 +9537,13 @@ static int tfb__visible_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx 
 static float tfb__score_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
                             tfb_idx i, tfb_idx n, tfb_idx j, const float *q,
                             const float *k) {
-    const float cap = a->o.softcap;
+    const float cap = TFB__OPT(ATTENTION_SCORES, a->o.softcap);
     const tfb_idx away = i + u->stand - n;
     float s = a->scale * tfb__dot_ref(a->D, q, 1, k, 1);
     if (cap > 0) s = cap * tfb__tanh_scalar(s / cap);
-    if (a->o.bias)
+    if (TFB__OPT(ATTENTION_MASKS, a->o.bias))
         s += ((const float *)a->bias.data)[tfb__at4(&a->bias, u->batch, h, i, j)];
-    if (a->o.alibi)
+    if (TFB__OPT(ATTENTION_SCORES, a->o.alibi))
         s = TFB__FMA(-((const float *)a->alibi
                            .data)[u->batch * a->alibi.stride[0] + h * a->alibi.stride[1]],
                      (float)(away < 0 ? -away : away), s);
@@ -9024,7 +9568,8 @@ static void tfb__tile_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
     float *k = q + a->D, *work = k + a->D;
     tfb_idx c;
     for (c = 0; c < TFB__KT; c++) {
-        const tfb_idx n = n0 + c, j = n < a->o.key_pinned ? n : n - u->shift;
+        const tfb_idx n = n0 + c, pinned = TFB__OPT(ATTENTION_SEQUENCES, a->o.key_pinned);
+        const tfb_idx j = n < pinned ? n : n - u->shift;
         row[c] = tfb__visible_ref(a, u, h, i, n, j) ? j : -1;
         if (row[c] < 0) continue;
         tfb__row_ref(a, &a->k, u->batch, h / a->group, j, k);
@@ -9033,10 +9578,10 @@ static void tfb__tile_ref(const tfb__attn *a, const tfb__attn_seq *u, tfb_idx h,
     }
 }
 
-/* Query row i of head h of sequence s: the definition. work has 3 D + 3 Dv floats.
- * Returns lse. */
-TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_idx h,
-                                            tfb_idx i, float *work, float *o) {
+/* All keys query row i of head h of sequence s sees, and its sink: the definition. work
+ * has 3 D + 3 Dv floats; the sums are left in its last Dv. Returns l and *max. */
+TFB__UNUSED static float tfb__state_ref(const tfb__attn *a, tfb_idx s, tfb_idx h,
+                                        tfb_idx i, float *work, float *max) {
     const tfb__attn_seq u = tfb__attn_sequence(a, s);
     const tfb_idx end = u.hi + (u.shift > 0 ? u.shift : 0);
     float *q = work, *v = q + 3 * a->D, *acc = v + a->Dv, *all = acc + a->Dv;
@@ -9049,32 +9594,48 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
         const int begins = n % TFB__KS == 0, ends = (n + TFB__KT) % TFB__KS == 0;
         float score[TFB__KT], top, carry;
         tfb_idx row[TFB__KT];
-        if (begins) m = -FLT_MAX;
+        if (begins) {
+            m = -FLT_MAX;
+            for (d = 0; d < TFB__LANES; d++) lane[d] = 0;
+            for (d = 0; d < a->Dv; d++) acc[d] = 0;
+        }
         tfb__tile_ref(a, &u, h, i, n, q, score, row);
         for (c = 0, top = m; c < TFB__KT; c++)
             if (row[c] >= 0 && score[c] > top) top = score[c];
         carry = tfb__exp_scalar(m - top);
         m = top;
-        for (d = 0; d < TFB__LANES; d++) lane[d] = begins ? 0.0f : lane[d] * carry;
-        for (d = 0; d < a->Dv; d++) acc[d] = begins ? 0.0f : acc[d] * carry;
+        for (d = 0; d < TFB__LANES; d++) lane[d] = lane[d] * carry;
+        for (d = 0; d < a->Dv; d++) acc[d] = acc[d] * carry;
         for (c = 0; c < TFB__KT; c++) {
-            const float p = row[c] < 0 ? 0.0f : tfb__exp_scalar(score[c] - m);
+            float p;
             if (row[c] < 0) continue;
+            p = tfb__exp_scalar(score[c] - m);
             lane[c % TFB__LANES] += p;
-            tfb__row_ref(a, &a->v, u.batch, h / a->group, row[c], v);
+            if (a->Dv) tfb__row_ref(a, &a->v, u.batch, h / a->group, row[c], v);
             for (d = 0; d < a->Dv; d++) acc[d] = TFB__FMA(p, v[d], acc[d]);
         }
         if (ends || n + TFB__KT >= end)
             tfb__merge_ref(a->Dv, &all_m, &all_l, all, m, tfb__fold16(lane), acc);
     }
-    for (d = 0; d < a->Dv; d++) acc[d] = 0;
-    if (a->o.sinks) /* one more state, without a value */
+    for (d = 0; TFB__OPT(ATTENTION_SCORES, a->o.sinks) && d < a->Dv; d++) acc[d] = 0;
+    if (TFB__OPT(ATTENTION_SCORES, a->o.sinks)) /* one more state, without a value */
         tfb__merge_ref(a->Dv, &all_m, &all_l, all,
                        ((const float *)a->sinks.data)[h * a->sinks.stride[0]], 1.0f, acc);
-    for (d = 0; d < a->Dv; d++)
-        o[d] = all_l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / all_l, 0.0f);
-    return all_l <= 0 ? -TFB__FLT_INF : all_m + tfb__log_scalar(all_l);
+    *max = all_m;
+    return all_l;
 }
+
+/* The output of that row; returns lse. */
+TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_idx h,
+                                            tfb_idx i, float *work, float *o) {
+    const float *all = work + 3 * a->D + 2 * a->Dv;
+    float m, l = tfb__state_ref(a, s, h, i, work, &m);
+    tfb_idx d;
+    for (d = 0; d < a->Dv; d++) o[d] = l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / l, 0.0f);
+    return l <= 0 ? -TFB__FLT_INF : m + tfb__log_scalar(l);
+}
+
+#endif /* TFB_NO_ATTENTION */
 
 /* ===== [17] KV CACHES =============================================================== */
 /* Rows are known by number: their position since the first row ever, which tiles, windows
@@ -9088,19 +9649,33 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
  * on one. */
 #define TFB__KV_PAGE 64
 
+/* What may be left out: rings, dynamic caches. */
+static tfb_idx tfb__kv_window(const tfb_kv_shape *s) {
+    return TFB__OPT(KV_RINGS, s->window);
+}
+
+static tfb_idx tfb__kv_pinned(const tfb_kv_shape *s) {
+    return TFB__OPT(KV_RINGS, s->pinned);
+}
+
+static int tfb__kv_is_static(const tfb_kv *kv) {
+    return !TFB__HAS(KV_DYNAMIC) || kv->is_static;
+}
+
 static tfb_idx tfb__kv_v_dim(const tfb_kv_shape *s) {
     return s->v_dim ? s->v_dim : s->head_dim;
 }
 
 static tfb_idx tfb__kv_pins(const tfb_kv_layer *l) {
-    return (l->shape.pinned + l->page - 1) / l->page;
+    return (tfb__kv_pinned(&l->shape) + l->page - 1) / l->page;
 }
 
 /* Pages of a sample at most, pinned ones included; 0: any number. */
 static tfb_idx tfb__kv_pages_most(const tfb_kv *kv, const tfb_kv_layer *l) {
     const tfb_kv_shape *s = &l->shape;
-    if (s->window) return (tfb_idx)TFB__KV_RING(s->window, s->pinned, s->chunk);
-    return kv->is_static ? 1 : 0;
+    if (tfb__kv_window(s))
+        return (tfb_idx)TFB__KV_RING(tfb__kv_window(s), tfb__kv_pinned(s), s->chunk);
+    return tfb__kv_is_static(kv) ? 1 : 0;
 }
 
 /* Rows behind the pinned pages at most. */
@@ -9117,13 +9692,13 @@ static size_t tfb__kv_page_bytes(const tfb_kv_shape *s, tfb_idx page, tfb_dtype 
 
 /* The first number kept behind the pinned ones; those from `end` on are not there. */
 static tfb_idx tfb__kv_from(const tfb_kv_shape *s, tfb_idx first, tfb_idx end) {
-    const tfb_idx from = TFB__MAX(first, s->pinned);
-    return s->window ? TFB__MAX(from, end - s->window) : from;
+    const tfb_idx from = TFB__MAX(first, tfb__kv_pinned(s));
+    return tfb__kv_window(s) ? TFB__MAX(from, end - tfb__kv_window(s)) : from;
 }
 
 /* How many rows a sample has: pinned ones and from the first kept one on. */
 static tfb_idx tfb__kv_rows(const tfb_kv_shape *s, tfb_idx from, tfb_idx end) {
-    return TFB__MIN(s->pinned, end) + TFB__MAX(0, end - from);
+    return TFB__MIN(tfb__kv_pinned(s), end) + TFB__MAX(0, end - from);
 }
 
 static tfb_idx tfb__kv_len(const tfb_kv_layer *l, const tfb_kv_row *r) {
@@ -9132,13 +9707,14 @@ static tfb_idx tfb__kv_len(const tfb_kv_layer *l, const tfb_kv_row *r) {
 
 /* The number of row i of a sample as tfb_kv_get shows it. */
 static tfb_idx tfb__kv_number(const tfb_kv_layer *l, const tfb_kv_row *r, tfb_idx i) {
-    const tfb_idx pinned = l->shape.pinned;
+    const tfb_idx pinned = tfb__kv_pinned(&l->shape);
     return i < pinned ? i : tfb__kv_from(&l->shape, r->first, r->end) + i - pinned;
 }
 
 /* Which of a sample's pages has page number q. */
 static tfb_idx tfb__kv_slot(const tfb_kv_layer *l, tfb_idx q) {
     const tfb_idx pins = tfb__kv_pins(l);
+    if (!TFB__HAS(KV_RINGS) && !TFB__HAS(KV_DYNAMIC)) return 0; /* there is only one */
     return q < pins ? q : pins + (q - pins) % (l->pages - pins);
 }
 
@@ -9157,6 +9733,7 @@ static tfb_idx tfb__kv_find(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_k
     return rows - at;
 }
 
+#ifndef TFB_NO_KV
 /* --- Pages: taken from the spare list, which only allocation makes longer. --- */
 static void tfb__kv_push(tfb_kv_layer *l, char *page) {
     memcpy((void *)page, (const void *)&l->spare, sizeof l->spare);
@@ -9209,6 +9786,7 @@ static void tfb__kv_page_free(const tfb_kv *kv, char *page) {
 /* Gives back what the copy of a layer has allocated. */
 static void tfb__kv_abandon(const tfb_kv *kv, const tfb_kv_layer *was,
                             tfb_kv_layer *next) {
+    if (!TFB__HAS(KV_DYNAMIC)) return;
     for (; next->added; next->added--) tfb__kv_page_free(kv, tfb__kv_pop(next));
     if (next->row != was->row) kv->alloc(kv->alloc_user, next->row, 0);
     next->row = was->row;
@@ -9219,6 +9797,7 @@ static tfb_status tfb__kv_reserve(tfb_ctx *ctx, const char *fn, const tfb_kv *kv
                                   tfb_kv_layer *l, tfb_idx need) {
     char *page = l->spare;
     size_t bytes;
+    if (!TFB__HAS(KV_DYNAMIC)) return TFB_OK;
     for (; page && need > 0; need--) page = tfb__kv_below(page);
     bytes = tfb__size_mul((size_t)TFB__MAX(0, need), (size_t)l->page_bytes);
     TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
@@ -9242,8 +9821,8 @@ static tfb_status tfb__kv_reserve(tfb_ctx *ctx, const char *fn, const tfb_kv *kv
 /* The oldest number whose page must stay where it can be found. */
 static tfb_idx tfb__kv_oldest(const tfb_kv *kv, const tfb_kv_layer *l,
                               const tfb_kv_row *r) {
-    if (l->shape.window) return r->lost;
-    return kv->marked ? TFB__MIN(r->first, r->mark_first) : r->first;
+    if (tfb__kv_window(&l->shape)) return r->lost;
+    return TFB__OPT(KV_MARKS, kv->marked) ? TFB__MIN(r->first, r->mark_first) : r->first;
 }
 
 /* How many pages a sample needs a place for if it is to hold up to `end`. */
@@ -9287,7 +9866,8 @@ static tfb_status tfb__kv_widen(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
     const tfb_idx most = tfb__kv_pages_most(kv, was);
     size_t bytes;
     tfb_idx i;
-    if (rows <= was->rows && pages <= was->pages) return TFB_OK;
+    if (!TFB__HAS(KV_DYNAMIC) || (rows <= was->rows && pages <= was->pages))
+        return TFB_OK;
     if (pages > was->pages) pages = TFB__MAX(pages, 2 * was->pages);
     pages = TFB__MAX(pages, was->pages);
     next->pages = most ? TFB__MIN(pages, most) : pages;
@@ -9308,8 +9888,9 @@ static tfb_status tfb__kv_widen(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
 
 /* The copy becomes the layer. */
 static void tfb__kv_settle(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_layer *next) {
-    if (l->row != next->row) tfb__kv_rehouse(kv, l, next);
-    if (l->row && l->row != next->row) kv->alloc(kv->alloc_user, l->row, 0);
+    if (TFB__HAS(KV_DYNAMIC) && l->row != next->row) tfb__kv_rehouse(kv, l, next);
+    if (TFB__HAS(KV_DYNAMIC) && l->row && l->row != next->row)
+        kv->alloc(kv->alloc_user, l->row, 0);
     next->added = 0;
     *l = *next;
 }
@@ -9338,6 +9919,7 @@ static tfb_kv_shape tfb__kv_shape_of(const tfb_kv_opts *o, int layer) {
 /* NULL, or what is wrong with a layer's shape. */
 static const char *tfb__kv_bad_shape(const tfb_kv_shape *s, int is_static) {
     const tfb_idx far = PTRDIFF_MAX / 8;
+    if (!TFB__HAS(KV_RINGS) && s->window) return "window (TFB_NO_KV_RINGS)";
     if (s->window < 0 || s->window > far) return "window";
     if (s->pinned < 0 || s->pinned > far || (s->pinned && !s->window)) return "pinned";
     if (s->chunk < 0 || s->chunk > far || (s->chunk && !s->window)) return "chunk";
@@ -9346,7 +9928,8 @@ static const char *tfb__kv_bad_shape(const tfb_kv_shape *s, int is_static) {
     if (s->kv_heads < 1) return "kv_heads";
     if (s->head_dim < 1) return "head_dim";
     if (s->v_dim < 0) return "v_dim";
-    return s->window || (s->max_tokens > 0 && s->max_tokens < far) ? NULL : "max_tokens";
+    return tfb__kv_window(s) || (s->max_tokens > 0 && s->max_tokens < far) ? NULL
+                                                                           : "max_tokens";
 }
 
 /* Everything of opts but sizes in bytes. */
@@ -9356,7 +9939,7 @@ static tfb_status tfb__kv_check_opts(tfb_ctx *ctx, const char *fn, const tfb_kv_
     TFB__REQUIRE(o, ctx, TFB_ERR_ARG, "%s: opts is NULL", fn);
     TFB__REQUIRE(o->layers > 0, ctx, TFB_ERR_RANGE, "%s: layers is %d", fn,
                  (tfb_idx)o->layers);
-    TFB__REQUIRE(o->dtype == TFB_F32 || o->dtype == TFB_F16 || o->dtype == TFB_BF16, ctx,
+    TFB__REQUIRE((unsigned)o->dtype <= (TFB__HAS(HALF) ? TFB_BF16 : TFB_F32), ctx,
                  TFB_ERR_DTYPE, "%s: dtype is %d, must be F32, F16 or BF16", fn,
                  (tfb_idx)(int)o->dtype);
     for (i = 0; i < o->layers; i++) {
@@ -9375,8 +9958,8 @@ static tfb_kv_layer tfb__kv_layer_new(const tfb_kv_opts *o, int number, int is_s
     tfb_kv_layer l;
     memset((void *)&l, 0, sizeof l);
     l.page = TFB__KV_PAGE;
-    l.shape.window = s.window;
-    l.shape.pinned = s.pinned;
+    l.shape.window = tfb__kv_window(&s);
+    l.shape.pinned = tfb__kv_pinned(&s);
     l.shape.chunk = s.chunk;
     if (!is_static) return l;
     l.shape = s;
@@ -9384,7 +9967,8 @@ static tfb_kv_layer tfb__kv_layer_new(const tfb_kv_opts *o, int number, int is_s
     l.shape.batch = 0;
     l.rows = s.batch;
     l.pages = 1;
-    if (s.window) l.pages = (tfb_idx)TFB__KV_RING(s.window, s.pinned, s.chunk);
+    if (tfb__kv_window(&s))
+        l.pages = (tfb_idx)TFB__KV_RING(tfb__kv_window(&s), tfb__kv_pinned(&s), s.chunk);
     else l.page = (tfb_idx)TFB__ROUND(s.max_tokens, 16);
     l.page_bytes = (tfb_idx)tfb__kv_page_bytes(&s, l.page, o->dtype);
     return l;
@@ -9462,6 +10046,7 @@ TFB_API tfb_status tfb_kv_init_static(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opt
     return TFB_OK;
 }
 
+#ifndef TFB_NO_KV_DYNAMIC
 TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts) {
     const char *fn = "tfb_kv_init";
     tfb_kv_layer *layer;
@@ -9484,6 +10069,7 @@ TFB_API tfb_status tfb_kv_init(tfb_ctx *ctx, tfb_kv *kv, const tfb_kv_opts *opts
     kv->alloc_user = ctx->alloc_user;
     return TFB_OK;
 }
+#endif
 
 /* A layer as if nobody had touched it. */
 static void tfb__kv_untouch(const tfb_kv *kv, tfb_kv_layer *l) {
@@ -9496,7 +10082,7 @@ static void tfb__kv_untouch(const tfb_kv *kv, tfb_kv_layer *l) {
     }
     l->touched = 0;
     l->shape.batch = 0;
-    if (kv->is_static) return;
+    if (tfb__kv_is_static(kv)) return;
     while (l->spare) tfb__kv_page_free(kv, tfb__kv_pop(l));
     if (l->row) kv->alloc(kv->alloc_user, l->row, 0);
     l->row = NULL;
@@ -9507,8 +10093,9 @@ static void tfb__kv_untouch(const tfb_kv *kv, tfb_kv_layer *l) {
 TFB_API void tfb_kv_free(tfb_kv *kv) {
     int i;
     if (!kv) return;
-    for (i = 0; !kv->is_static && i < kv->layers; i++) tfb__kv_untouch(kv, kv->layer + i);
-    if (!kv->is_static && kv->alloc) kv->alloc(kv->alloc_user, kv->layer, 0);
+    for (i = 0; !tfb__kv_is_static(kv) && i < kv->layers; i++)
+        tfb__kv_untouch(kv, kv->layer + i);
+    if (!tfb__kv_is_static(kv) && kv->alloc) kv->alloc(kv->alloc_user, kv->layer, 0);
     memset((void *)kv, 0, sizeof *kv);
 }
 
@@ -9561,8 +10148,9 @@ TFB_API tfb_idx tfb_kv_capacity(const tfb_kv *kv, int layer) {
     tfb_idx least = PTRDIFF_MAX, b;
     if (!kv || layer < 0 || layer >= kv->layers) return 0;
     l = kv->layer + layer;
-    if (l->shape.window) return l->shape.window + l->shape.pinned;
-    if (kv->is_static) return l->shape.max_tokens;
+    if (tfb__kv_window(&l->shape))
+        return tfb__kv_window(&l->shape) + tfb__kv_pinned(&l->shape);
+    if (tfb__kv_is_static(kv)) return l->shape.max_tokens;
     for (b = 0; b < l->shape.batch; b++)
         least = TFB__MIN(least, tfb__kv_owned(l, l->row + b) * l->page);
     return l->touched ? least : 0;
@@ -9616,9 +10204,10 @@ static void tfb__kv_store_row(tfb_dtype dtype, char *to, tfb_idx step, tfb_idx n
         return;
     }
     for (d = 0; d < n; d++) {
-        const float value = tfb__get(from->dtype, dtype, x + d * ds);
+        const float value = TFB__HAS(HALF) ? tfb__get(from->dtype, dtype, x + d * ds)
+                                           : *(const float *)(const void *)(x + d * ds);
         char *y = to + d * step * size;
-        if (dtype == TFB_F32) tfb__store_le((float *)(void *)y, value);
+        if (dtype == TFB_F32 || !TFB__HAS(HALF)) tfb__store_le((float *)(void *)y, value);
         else {
             uint16_t h = dtype == TFB_F16 ? tfb__f16_of(value) : tfb__bf16_of(value);
             if (TFB__BIG_ENDIAN) h = (uint16_t)(h << 8 | h >> 8);
@@ -9717,7 +10306,8 @@ typedef struct tfb__kv_put {
 } tfb__kv_put;
 
 static tfb_idx tfb__kv_count(const tfb__kv_put *p, tfb_idx b) {
-    return p->counts ? tfb__i32_at(p->counts, b) : p->T;
+    return TFB__OPT(KV_PLACES, p->counts) ? tfb__i32_at(TFB__OPT(KV_PLACES, p->counts), b)
+                                          : p->T;
 }
 
 /* A sample's state; one there is no memory for yet has no rows. */
@@ -9729,7 +10319,7 @@ static tfb_kv_row tfb__kv_state(const tfb_kv_layer *l, tfb_idx b) {
 
 /* The row index that is asked for token t of sample b. */
 static tfb_idx tfb__kv_position(const tfb__kv_put *p, tfb_idx b, tfb_idx t) {
-    const tfb_tensor *x = p->positions;
+    const tfb_tensor *x = TFB__OPT(KV_PLACES, p->positions);
     const int32_t *from = (const int32_t *)x->data;
     if (x->ndim == 2) from += b * x->stride[0];
     return x->ndim ? from[t * x->stride[x->ndim - 1]] : from[0];
@@ -9739,15 +10329,15 @@ static tfb_idx tfb__kv_position(const tfb__kv_put *p, tfb_idx b, tfb_idx t) {
 static tfb_idx tfb__kv_target(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b,
                               tfb_idx t) {
     const tfb_kv_row r = tfb__kv_state(l, b);
-    if (!p->positions) return r.end + t;
-    return tfb__kv_position(p, b, t) + (l->shape.window ? 0 : r.first);
+    if (!TFB__OPT(KV_PLACES, p->positions)) return r.end + t;
+    return tfb__kv_position(p, b, t) + (tfb__kv_window(&l->shape) ? 0 : r.first);
 }
 
 /* Where sample b will end. */
 static tfb_idx tfb__kv_end(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b) {
     tfb_idx end = tfb__kv_state(l, b).end, t;
-    if (!p->kv->ragged && p->end) return p->end;
-    if (!p->positions) return end + tfb__kv_count(p, b);
+    if (!TFB__OPT(KV_PLACES, p->kv->ragged) && p->end) return p->end;
+    if (!TFB__OPT(KV_PLACES, p->positions)) return end + tfb__kv_count(p, b);
     for (t = 0; t < tfb__kv_count(p, b); t++)
         end = TFB__MAX(end, tfb__kv_target(p, l, b, t) + 1);
     return end;
@@ -9756,7 +10346,7 @@ static tfb_idx tfb__kv_end(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx 
 /* Numbers below this one have been overwritten once the sample ends at `end`. */
 static tfb_idx tfb__kv_lost(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_kv_row *r,
                             tfb_idx end) {
-    if (!l->shape.window) return 0;
+    if (!tfb__kv_window(&l->shape)) return 0;
     return TFB__MAX(r->lost, end - tfb__kv_room(kv, l));
 }
 
@@ -9771,7 +10361,7 @@ static tfb_status tfb__kv_check_rows(tfb_ctx *ctx, const char *fn, const tfb_kv 
                      value->shape[3] > 0,
                  ctx, TFB_ERR_SHAPE, "%s: key or value has an empty extent", fn);
     if (l->touched) TFB__TRY(tfb__check_extent(ctx, fn, "key", key, 0, s->batch));
-    TFB__REQUIRE(!kv->is_static || key->shape[0] <= l->rows, ctx, TFB_ERR_SHAPE,
+    TFB__REQUIRE(!tfb__kv_is_static(kv) || key->shape[0] <= l->rows, ctx, TFB_ERR_SHAPE,
                  "%s: key.shape[0] is %d, the cache is made for %d", fn, key->shape[0],
                  l->rows);
     if (!s->kv_heads) return TFB_OK;
@@ -9784,12 +10374,13 @@ static tfb_status tfb__kv_check_rows(tfb_ctx *ctx, const char *fn, const tfb_kv 
 static tfb_status tfb__kv_check_where(tfb_ctx *ctx, const char *fn, tfb__kv_put *p,
                                       tfb_idx batch) {
     const int i32 = TFB__MASK(TFB_I32);
-    const tfb_tensor *x = p->positions;
+    const tfb_tensor *x = TFB__OPT(KV_PLACES, p->positions);
     tfb_idx b;
-    TFB__REQUIRE(!p->counts || p->kv->ragged, ctx, TFB_ERR_ARG,
-                 "%s: counts go with ragged caches", fn);
-    TFB__TRY(tfb__check_vector(ctx, fn, "counts", p->counts, i32, batch));
-    for (b = 0; p->counts && !ctx->measuring && b < batch; b++)
+    TFB__REQUIRE(!TFB__OPT(KV_PLACES, p->counts) || TFB__OPT(KV_PLACES, p->kv->ragged),
+                 ctx, TFB_ERR_ARG, "%s: counts go with ragged caches", fn);
+    TFB__TRY(
+        tfb__check_vector(ctx, fn, "counts", TFB__OPT(KV_PLACES, p->counts), i32, batch));
+    for (b = 0; TFB__OPT(KV_PLACES, p->counts) && !ctx->measuring && b < batch; b++)
         TFB__REQUIRE(tfb__kv_count(p, b) >= 0 && tfb__kv_count(p, b) <= p->T, ctx,
                      TFB_ERR_RANGE, "%s: counts[%d] is %d, there are %d rows", fn, b,
                      tfb__kv_count(p, b), p->T);
@@ -9810,24 +10401,24 @@ static tfb_status tfb__kv_check_targets(tfb_ctx *ctx, const char *fn, tfb__kv_pu
     for (b = 0; b < l->shape.batch; b++) {
         const tfb_kv_row r = tfb__kv_state(l, b);
         const tfb_idx from = tfb__kv_from(&l->shape, r.first, r.end);
-        for (t = 0; p->positions && t < tfb__kv_count(p, b); t++) {
+        for (t = 0; TFB__OPT(KV_PLACES, p->positions) && t < tfb__kv_count(p, b); t++) {
             const tfb_idx at = tfb__kv_position(p, b, t);
             const tfb_idx n = tfb__kv_target(p, l, b, t);
             TFB__REQUIRE(at >= 0, ctx, TFB_ERR_RANGE,
                          "%s: position %d of sample %d is %d", fn, t, b, at);
-            TFB__REQUIRE(n < l->shape.pinned || n >= TFB__MIN(from, r.end), ctx,
+            TFB__REQUIRE(n < tfb__kv_pinned(&l->shape) || n >= TFB__MIN(from, r.end), ctx,
                          TFB_ERR_RANGE,
                          "%s: position %d of sample %d is %d, the ring begins at %d", fn,
                          t, b, at, from);
-            TFB__REQUIRE(!p->kv->marked || n >= r.mark_end, ctx, TFB_ERR_RANGE,
-                         "%s: position %d of sample %d is %d, before the mark", fn, t, b,
-                         at);
+            TFB__REQUIRE(
+                !TFB__OPT(KV_MARKS, p->kv->marked) || n >= r.mark_end, ctx, TFB_ERR_RANGE,
+                "%s: position %d of sample %d is %d, before the mark", fn, t, b, at);
         }
         TFB__REQUIRE(p->T < far - r.end, ctx, TFB_ERR_RANGE, "%s: %d rows overflow", fn,
                      p->T);
         all = TFB__MAX(all, tfb__kv_end(p, l, b));
     }
-    if (!p->kv->ragged) p->end = all;
+    if (!TFB__OPT(KV_PLACES, p->kv->ragged)) p->end = all;
     return TFB_OK;
 }
 
@@ -9841,11 +10432,13 @@ static tfb_status tfb__kv_check_room(tfb_ctx *ctx, const char *fn, const tfb__kv
         const tfb_idx end = tfb__kv_end(p, l, b), room = tfb__kv_room(p->kv, l);
         const tfb_idx keep = tfb__kv_from(s, r.mark_first, r.mark_end);
         const tfb_idx oldest = tfb__kv_oldest(p->kv, l, &r);
-        TFB__REQUIRE(!p->kv->is_static || s->window || end - oldest <= s->max_tokens, ctx,
-                     TFB_ERR_FULL, "%s: layer %d holds %d of %d rows, %d more do not fit",
-                     fn, (tfb_idx)layer, r.end - oldest, s->max_tokens, end - r.end);
-        TFB__REQUIRE(!p->kv->marked || end - room <= keep, ctx, TFB_ERR_FULL,
-                     "%s: layer %d has room for %d rows since the mark", fn,
+        TFB__REQUIRE(!tfb__kv_is_static(p->kv) || tfb__kv_window(s) ||
+                         end - oldest <= s->max_tokens,
+                     ctx, TFB_ERR_FULL,
+                     "%s: layer %d holds %d of %d rows, %d more do not fit", fn,
+                     (tfb_idx)layer, r.end - oldest, s->max_tokens, end - r.end);
+        TFB__REQUIRE(!TFB__OPT(KV_MARKS, p->kv->marked) || end - room <= keep, ctx,
+                     TFB_ERR_FULL, "%s: layer %d has room for %d rows since the mark", fn,
                      (tfb_idx)layer, keep + room - r.mark_end);
     }
     return TFB_OK;
@@ -9875,8 +10468,9 @@ static tfb_idx tfb__kv_put_panel(const tfb__kv_put *p, const tfb_kv_layer *l, tf
     const tfb_tensor *k = p->key, *v = p->value;
     const tfb_idx left = tfb__kv_count(p, b) - t;
     tfb_idx g, i;
-    if (p->positions || n % TFB__PANEL || left < TFB__PANEL || p->kv->dtype != TFB_F32 ||
-        k->dtype != TFB_F32)
+    if (TFB__SMALL) return 0;
+    if (TFB__OPT(KV_PLACES, p->positions) || n % TFB__PANEL || left < TFB__PANEL ||
+        p->kv->dtype != TFB_F32 || k->dtype != TFB_F32)
         return 0;
     for (g = 0; g < l->shape.kv_heads; g++) {
         tfb__source from;
@@ -9887,8 +10481,8 @@ static tfb_idx tfb__kv_put_panel(const tfb__kv_put *p, const tfb_kv_layer *l, tf
         from.k_stride = k->stride[3];
         from.dtype = TFB_F32;
         tfb__kv_find(p->kv, l, l->row + b, g, n, &key, &value);
-        p->isa->pack(&from, l->shape.head_dim, TFB__PANEL, TFB__PANEL,
-                     (float *)(void *)key);
+        TFB__KERNEL(p->isa, pack)
+        (&from, l->shape.head_dim, TFB__PANEL, TFB__PANEL, (float *)(void *)key);
         for (i = 0; i < TFB__PANEL; i++)
             tfb__kv_store_row(TFB_F32, value + i * l->shape.v_dim * 4, 1, l->shape.v_dim,
                               v, tfb__at4(v, b, g, t + i, 0));
@@ -9927,7 +10521,8 @@ static void tfb__kv_zero_row(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_
 static void tfb__kv_put_sample(const tfb__kv_put *p, tfb_kv_layer *l, tfb_idx b) {
     tfb_kv_row *r = l->row + b;
     const tfb_idx end = tfb__kv_end(p, l, b), count = tfb__kv_count(p, b);
-    const tfb_idx lost = tfb__kv_lost(p->kv, l, r, end), pinned = l->shape.pinned;
+    const tfb_idx lost = tfb__kv_lost(p->kv, l, r, end),
+                  pinned = tfb__kv_pinned(&l->shape);
     const tfb_idx was = r->end;
     tfb_idx n, t, step;
     for (n = was; n < end; n++) {
@@ -9935,12 +10530,14 @@ static void tfb__kv_put_sample(const tfb__kv_put *p, tfb_kv_layer *l, tfb_idx b)
         if (n >= pinned) n = TFB__MAX(n, lost);
         page = r->pages + tfb__kv_slot(l, n / l->page);
         if (!*page) *page = tfb__kv_pop(l);
-        if (p->positions) tfb__kv_zero_row(p->kv, l, r, n);
+        if (TFB__OPT(KV_PLACES, p->positions)) tfb__kv_zero_row(p->kv, l, r, n);
         else n += l->page - 1 - n % l->page;
     }
     for (t = 0; t < count; t += step) {
-        n = p->positions ? tfb__kv_target(p, l, b, t) : was + t;
-        step = p->positions ? 1 : lost - n; /* what is not kept is passed over */
+        n = TFB__OPT(KV_PLACES, p->positions) ? tfb__kv_target(p, l, b, t) : was + t;
+        step = TFB__OPT(KV_PLACES, p->positions)
+                   ? 1
+                   : lost - n; /* what is not kept is passed over */
         if (n < lost && n >= pinned) continue;
         step = tfb__kv_put_panel(p, l, b, t, n);
         if (!step) tfb__kv_put_row(p, l, b, t, n);
@@ -9961,7 +10558,7 @@ static tfb_status tfb__kv_touch(tfb_ctx *ctx, const char *fn, const tfb_kv *kv,
     s->head_dim = dims->head_dim;
     s->v_dim = dims->v_dim;
     l->touched = 1;
-    if (kv->is_static) return TFB_OK;
+    if (tfb__kv_is_static(kv)) return TFB_OK;
     bytes = tfb__kv_page_bytes(s, l->page, kv->dtype);
     TFB__REQUIRE(bytes < (size_t)-1 / 2, ctx, TFB_ERR_RANGE, "%s: the size overflows",
                  fn);
@@ -10038,12 +10635,14 @@ TFB_API tfb_status tfb_kv_append(tfb_ctx *ctx, tfb_kv *kv, int layer,
     return tfb__kv_update(ctx, "tfb_kv_append", kv, layer, key, value, NULL);
 }
 
+#ifndef TFB_NO_KV_PLACES
 TFB_API tfb_status tfb_kv_update(tfb_ctx *ctx, tfb_kv *kv, int layer,
                                  const tfb_tensor *key, const tfb_tensor *value,
                                  const tfb_kv_update_opts *opts) {
     TFB__ENTER(ctx);
     return tfb__kv_update(ctx, "tfb_kv_update", kv, layer, key, value, opts);
 }
+#endif
 
 /* --- Attention. --- */
 /* Options that say where keys are; the cache knows. */
@@ -10060,13 +10659,13 @@ static tfb_status tfb__kv_check_attention(tfb_ctx *ctx, const char *fn,
                                                     : NULL;
     TFB__REQUIRE(!bad, ctx, TFB_ERR_ARG, "%s: the cache itself knows where keys are: %s",
                  fn, bad);
-    TFB__REQUIRE(!s->window ||
-                     (o->window <= s->window && (!o->two_sided || o->left < s->window)),
+    TFB__REQUIRE(!tfb__kv_window(s) || (o->window <= tfb__kv_window(s) &&
+                                        (!o->two_sided || o->left < tfb__kv_window(s))),
                  ctx, TFB_ERR_RANGE, "%s: a window of %d, the ring keeps %d rows", fn,
-                 o->two_sided ? o->left + 1 : o->window, s->window);
-    TFB__REQUIRE(!s->window || o->window_pinned <= s->pinned, ctx, TFB_ERR_RANGE,
-                 "%s: window_pinned is %d, the ring keeps %d", fn, o->window_pinned,
-                 s->pinned);
+                 o->two_sided ? o->left + 1 : o->window, tfb__kv_window(s));
+    TFB__REQUIRE(!tfb__kv_window(s) || o->window_pinned <= tfb__kv_pinned(s), ctx,
+                 TFB_ERR_RANGE, "%s: window_pinned is %d, the ring keeps %d", fn,
+                 o->window_pinned, tfb__kv_pinned(s));
     return TFB_OK;
 }
 
@@ -10075,14 +10674,16 @@ static tfb_status tfb__kv_check_reach(tfb_ctx *ctx, const char *fn, const tfb__a
     const tfb_kv_shape *s = &a->cache->shape;
     const tfb_idx back = a->o.two_sided ? a->o.left : a->o.window - 1;
     tfb_idx b;
-    for (b = 0; s->window && (a->o.causal || a->o.two_sided) && b < a->seqs; b++) {
+    for (b = 0; tfb__kv_window(s) && (a->o.causal || a->o.two_sided) && b < a->seqs;
+         b++) {
         const tfb_kv_row *r = a->cache->row + b;
         const tfb_idx at = tfb__attn_sequence(a, b).stand - back;
-        const tfb_idx known = TFB__MAX(r->lost, a->cache_kept ? r->end - s->window : 0);
-        TFB__REQUIRE(!a->T || TFB__MAX(at, r->first) >= known || known <= s->pinned, ctx,
-                     TFB_ERR_RANGE,
-                     "%s: a query of sample %d looks back to %d, the ring to %d", fn, b,
-                     at, known);
+        const tfb_idx known =
+            TFB__MAX(r->lost, a->cache_kept ? r->end - tfb__kv_window(s) : 0);
+        TFB__REQUIRE(
+            !a->T || TFB__MAX(at, r->first) >= known || known <= tfb__kv_pinned(s), ctx,
+            TFB_ERR_RANGE, "%s: a query of sample %d looks back to %d, the ring to %d",
+            fn, b, at, known);
     }
     return TFB_OK;
 }
@@ -10121,9 +10722,11 @@ static tfb_status tfb__kv_attention_resolve(tfb_ctx *ctx, const char *fn,
     a->kv = kv;
     a->cache = l;
     a->cache_kept = a->o.mask || a->o.bias || !(a->o.causal || a->o.two_sided);
-    a->o.key_pinned = l->shape.pinned;
-    if (a->o.causal && !a->o.two_sided && !a->o.window) a->o.window = l->shape.window;
-    if (l->shape.window && !a->o.window_pinned) a->o.window_pinned = l->shape.pinned;
+    a->o.key_pinned = tfb__kv_pinned(&l->shape);
+    if (a->o.causal && !a->o.two_sided && !a->o.window)
+        a->o.window = tfb__kv_window(&l->shape);
+    if (tfb__kv_window(&l->shape) && !a->o.window_pinned)
+        a->o.window_pinned = tfb__kv_pinned(&l->shape);
     for (b = 0; b < l->shape.batch; b++) S = TFB__MAX(S, tfb__attn_sequence(a, b).hi);
     tfb__kv_tensors(kv, l, q, y, S, &k, &v);
     TFB__TRY(tfb__attention_resolve(ctx, fn, q, &k, &v, a));
@@ -10143,7 +10746,6 @@ TFB_API tfb_status tfb_kv_attention(tfb_ctx *ctx, const tfb_kv *kv, int layer,
     return tfb__attention_finish(ctx, fn, q, NULL, NULL, y, &a);
 }
 
-/* --- Fewer rows. --- */
 /* I32 [B] of a ragged cache, one for each sample of every layer that has any. */
 static tfb_status tfb__kv_check_each(tfb_ctx *ctx, const char *fn, const char *name,
                                      const tfb_kv *kv, const tfb_tensor *each,
@@ -10152,8 +10754,8 @@ static tfb_status tfb__kv_check_each(tfb_ctx *ctx, const char *fn, const char *n
     if (!each) return TFB_OK;
     TFB__TRY(tfb__check(ctx, fn, name, each, TFB__MASK(TFB_I32), 1, 1));
     if (one_will_do && each->shape[0] == 1) return TFB_OK;
-    TFB__REQUIRE(kv->ragged, ctx, TFB_ERR_ARG, "%s: %s goes with ragged caches", fn,
-                 name);
+    TFB__REQUIRE(TFB__OPT(KV_PLACES, kv->ragged), ctx, TFB_ERR_ARG,
+                 "%s: %s goes with ragged caches", fn, name);
     for (i = 0; i < kv->layers; i++)
         if (kv->layer[i].touched)
             TFB__TRY(tfb__check_extent(ctx, fn, name, each, 0, kv->layer[i].shape.batch));
@@ -10165,6 +10767,25 @@ static tfb_idx tfb__kv_each(const tfb_tensor *each, tfb_idx b, tfb_idx n) {
     return tfb__i32_at(each, each->shape[0] > 1 ? b : 0);
 }
 
+static tfb_status tfb__kv_check_unmarked(tfb_ctx *ctx, const char *fn, const tfb_kv *kv) {
+    TFB__TRY(tfb__kv_check(ctx, fn, kv));
+    TFB__REQUIRE(!TFB__OPT(KV_MARKS, kv->marked), ctx, TFB_ERR_ARG,
+                 "%s: kv has a mark, which it would void", fn);
+    return TFB_OK;
+}
+
+TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair) {
+    tfb_kv_reset(pair ? &pair->self : NULL);
+    tfb_kv_reset(pair ? &pair->cross : NULL);
+}
+
+TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair) {
+    tfb_kv_free(pair ? &pair->self : NULL);
+    tfb_kv_free(pair ? &pair->cross : NULL);
+}
+
+#ifndef TFB_NO_KV_EDIT
+/* --- Fewer rows. --- */
 /* A sample after crop. */
 static tfb_kv_row tfb__kv_cropped(const tfb_kv_layer *l, const tfb_kv_row *r, tfb_idx n) {
     const tfb_kv_shape *s = &l->shape;
@@ -10172,9 +10793,9 @@ static tfb_kv_row tfb__kv_cropped(const tfb_kv_layer *l, const tfb_kv_row *r, tf
     tfb_kv_row to = *r;
     n = n < 0 ? TFB__MAX(0, have + n) : TFB__MIN(n, have);
     if (n == have) return to;
-    to.first = from > s->pinned ? from : r->first;
-    to.end = from + n - s->pinned;
-    if (s->pinned && n <= s->pinned) { /* only pinned ones are left */
+    to.first = from > tfb__kv_pinned(s) ? from : r->first;
+    to.end = from + n - tfb__kv_pinned(s);
+    if (tfb__kv_pinned(s) && n <= tfb__kv_pinned(s)) { /* only pinned ones are left */
         to.end = n;
         to.first = to.lost = 0;
     }
@@ -10206,10 +10827,11 @@ static tfb_status tfb__kv_shorten(tfb_ctx *ctx, const char *fn, tfb_kv *kv, tfb_
                              "%s: %d rows of sample %d", fn, keep, b);
                 to = last ? tfb__kv_kept_last(l, l->row + b, keep)
                           : tfb__kv_cropped(l, l->row + b, keep);
-                TFB__REQUIRE(
-                    !kv->marked || to.end >= TFB__MIN(l->row[b].end, to.mark_end), ctx,
-                    TFB_ERR_RANGE, "%s: sample %d of layer %d was longer at the mark", fn,
-                    b, (tfb_idx)i);
+                TFB__REQUIRE(!TFB__OPT(KV_MARKS, kv->marked) ||
+                                 to.end >= TFB__MIN(l->row[b].end, to.mark_end),
+                             ctx, TFB_ERR_RANGE,
+                             "%s: sample %d of layer %d was longer at the mark", fn, b,
+                             (tfb_idx)i);
                 if (change) l->row[b] = to;
             }
     return TFB_OK;
@@ -10228,13 +10850,6 @@ TFB_API tfb_status tfb_kv_keep_last(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
 }
 
 /* --- Other samples. --- */
-static tfb_status tfb__kv_check_unmarked(tfb_ctx *ctx, const char *fn, const tfb_kv *kv) {
-    TFB__TRY(tfb__kv_check(ctx, fn, kv));
-    TFB__REQUIRE(!kv->marked, ctx, TFB_ERR_ARG, "%s: kv has a mark, which it would void",
-                 fn);
-    return TFB_OK;
-}
-
 /* Which sample becomes sample i of a new batch; owner[s] says who took its pages. */
 typedef struct tfb__kv_choice {
     const tfb_tensor *index;
@@ -10278,7 +10893,7 @@ static tfb_status tfb__kv_check_choice(tfb_ctx *ctx, const char *fn, const tfb_k
         if (!l->touched) continue;
         TFB__REQUIRE(n < PTRDIFF_MAX / 8 / (tfb_idx)sizeof *l->row, ctx, TFB_ERR_RANGE,
                      "%s: %d samples overflow", fn, n);
-        TFB__REQUIRE(!kv->is_static || n <= l->rows, ctx, TFB_ERR_FULL,
+        TFB__REQUIRE(!tfb__kv_is_static(kv) || n <= l->rows, ctx, TFB_ERR_FULL,
                      "%s: %d samples, layer %d has room for %d", fn, n, (tfb_idx)at,
                      l->rows);
         for (i = 0; !ctx->measuring && c->index && i < n; i++)
@@ -10429,16 +11044,6 @@ TFB_API tfb_status tfb_kv_pair_repeat_interleave(tfb_ctx *ctx, tfb_kv_pair *pair
     return tfb__kv_repeat(ctx, "tfb_kv_pair_repeat_interleave", both, 2, repeats);
 }
 
-TFB_API void tfb_kv_pair_reset(tfb_kv_pair *pair) {
-    tfb_kv_reset(pair ? &pair->self : NULL);
-    tfb_kv_reset(pair ? &pair->cross : NULL);
-}
-
-TFB_API void tfb_kv_pair_free(tfb_kv_pair *pair) {
-    tfb_kv_free(pair ? &pair->self : NULL);
-    tfb_kv_free(pair ? &pair->cross : NULL);
-}
-
 TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx dst) {
     const char *fn = "tfb_kv_fork";
     tfb_status status = TFB_OK;
@@ -10483,6 +11088,9 @@ TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx ds
     return tfb__scratch_end(ctx, mark, status);
 }
 
+#endif
+
+#ifndef TFB_NO_KV_SHIFT
 /* --- Positions that move. --- */
 /* Turns the keys of some rows of a sample; trig and x have room for a row. */
 static void tfb__kv_turn(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_row *r, tfb_idx from,
@@ -10500,7 +11108,8 @@ static void tfb__kv_turn(const tfb_kv *kv, tfb_kv_layer *l, tfb_kv_row *r, tfb_i
             tfb__kv_store_row(kv->dtype, key, TFB__PANEL, D, &row, 0);
         }
     /* rows behind the window have not been turned: nobody may look at them */
-    if (l->shape.window) r->lost = TFB__MAX(r->lost, r->end - l->shape.window);
+    if (tfb__kv_window(&l->shape))
+        r->lost = TFB__MAX(r->lost, r->end - tfb__kv_window(&l->shape));
 }
 
 TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx from,
@@ -10556,7 +11165,9 @@ TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx fro
     }
     return tfb__scratch_end(ctx, mark, status);
 }
+#endif
 
+#ifndef TFB_NO_KV_MARKS
 /* --- Marks. --- */
 TFB_API tfb_status tfb_kv_mark(tfb_ctx *ctx, tfb_kv *kv) {
     tfb_idx b;
@@ -10582,7 +11193,8 @@ TFB_API tfb_status tfb_kv_rollback(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *k
     int i, change;
     TFB__ENTER(ctx);
     TFB__TRY(tfb__kv_check(ctx, fn, kv));
-    TFB__REQUIRE(kv->marked, ctx, TFB_ERR_ARG, "%s: kv has no mark", fn);
+    TFB__REQUIRE(TFB__OPT(KV_MARKS, kv->marked), ctx, TFB_ERR_ARG, "%s: kv has no mark",
+                 fn);
     TFB__TRY(tfb__kv_check_each(ctx, fn, "keep", kv, keep, 1));
     for (change = 0; change < 2 && !ctx->measuring; change++)
         for (i = 0; i < kv->layers; i++) {
@@ -10607,7 +11219,9 @@ TFB_API tfb_status tfb_kv_rollback(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *k
 TFB_API void tfb_kv_commit(tfb_kv *kv) {
     if (kv) kv->marked = 0;
 }
+#endif
 
+#ifndef TFB_NO_KV_SAVE
 /* --- Saving. Everything is little-endian. A head of 48 bytes: magic, version, then what
  * the sum covers: total bytes, dtype, layers, ragged. For each layer seven numbers of 8
  * bytes: touched, batch, kv_heads, head_dim, v_dim, window, pinned; for each sample first
@@ -10616,77 +11230,6 @@ TFB_API void tfb_kv_commit(tfb_kv *kv) {
 #define TFB__KV_SAVE_HEAD    48
 #define TFB__KV_SAVE_VERSION 1u
 #define TFB__KV_SAVE_NUMBERS 7
-
-typedef struct tfb__kv_bytes {
-    char *to;         /* writing: NULL only counts */
-    const char *from; /* reading */
-    size_t at, size;
-} tfb__kv_bytes;
-
-static void tfb__kv_write(tfb__kv_bytes *f, uint64_t value, int bytes) {
-    int i;
-    for (i = 0; i < bytes; i++, value >>= 8, f->at++)
-        if (f->to) f->to[f->at] = (char)(unsigned char)(value & 255);
-}
-
-/* Past the end there are zeros. */
-static uint64_t tfb__kv_read(tfb__kv_bytes *f, int bytes) {
-    uint64_t value = 0;
-    int i;
-    for (i = 0; i < bytes; i++, f->at++)
-        if (f->at < f->size) value |= (uint64_t)(unsigned char)f->from[f->at] << (8 * i);
-    return value;
-}
-
-/* FNV-1a over words of 32 bits. A word that changes always changes the sum. */
-static uint64_t tfb__kv_sum(const char *from, size_t size) {
-    tfb__kv_bytes f;
-    uint64_t sum = 0xCBF29CE484222325u;
-    memset((void *)&f, 0, sizeof f);
-    f.from = from;
-    f.size = size;
-    while (f.at < size) sum = (sum ^ tfb__kv_read(&f, 4)) * 0x100000001B3u;
-    return sum;
-}
-
-/* How every save begins: magic, version, the sum of all behind it, its bytes. */
-static void tfb__save_begin(tfb__kv_bytes *f, void *mem, const char *magic,
-                            uint64_t version, size_t need) {
-    memset((void *)f, 0, sizeof *f);
-    f->to = (char *)mem;
-    f->size = need;
-    memcpy(mem, magic, 8);
-    f->at = 8;
-    tfb__kv_write(f, version, 8);
-    f->at = 24;
-    tfb__kv_write(f, (uint64_t)need, 8);
-}
-
-static void tfb__save_end(tfb__kv_bytes *f) {
-    f->at = 16;
-    tfb__kv_write(f, tfb__kv_sum(f->to + 24, f->size - 24), 8);
-}
-
-/* Reads that, and sees that nothing has changed since; what: what should be there. */
-static tfb_status tfb__load_begin(tfb_ctx *ctx, const char *fn, tfb__kv_bytes *f,
-                                  const char *magic, const char *what, uint64_t expected,
-                                  size_t head) {
-    uint64_t version, sum, size;
-    TFB__REQUIRE(f->size >= head && !memcmp(f->from, magic, 8), ctx, TFB_ERR_FORMAT,
-                 "%s: the bytes are no saved %s", fn, what);
-    f->at = 8;
-    version = tfb__kv_read(f, 8);
-    sum = tfb__kv_read(f, 8);
-    size = tfb__kv_read(f, 8);
-    TFB__REQUIRE(version == expected, ctx, TFB_ERR_FORMAT, "%s: version %d is not known",
-                 fn, (tfb_idx)(version & 0xFFFF));
-    TFB__REQUIRE(size >= head && size <= f->size && size % 8 == 0, ctx, TFB_ERR_FORMAT,
-                 "%s: the save is cut off", fn);
-    f->size = (size_t)size;
-    TFB__REQUIRE(sum == tfb__kv_sum(f->from + 24, f->size - 24), ctx, TFB_ERR_FORMAT,
-                 "%s: the bytes have changed since they were saved", fn);
-    return TFB_OK;
-}
 
 /* Bytes of the rows of one sample. */
 static size_t tfb__kv_sample_bytes(const tfb_kv_shape *s, tfb_idx rows, tfb_dtype dtype) {
@@ -10728,8 +11271,8 @@ static void tfb__kv_save_layers(const tfb_kv *kv, tfb__kv_bytes *f) {
         const tfb_kv_shape *s = &l->shape;
         tfb_idx number[TFB__KV_SAVE_NUMBERS];
         memset((void *)number, 0, sizeof number);
-        number[5] = s->window;
-        number[6] = s->pinned;
+        number[5] = tfb__kv_window(s);
+        number[6] = tfb__kv_pinned(s);
         if (l->touched) {
             number[0] = 1;
             number[1] = s->batch;
@@ -10772,7 +11315,7 @@ TFB_API tfb_status tfb_kv_save(tfb_ctx *ctx, const tfb_kv *kv, void *mem,
     tfb__save_begin(&f, mem, "TFBKVSAV", TFB__KV_SAVE_VERSION, need);
     tfb__kv_write(&f, (uint64_t)(unsigned)kv->dtype, 4);
     tfb__kv_write(&f, (uint64_t)(unsigned)kv->layers, 4);
-    tfb__kv_write(&f, (uint64_t)(unsigned)kv->ragged, 8);
+    tfb__kv_write(&f, (uint64_t)(unsigned)TFB__OPT(KV_PLACES, kv->ragged), 8);
     tfb__kv_save_layers(kv, &f);
     tfb__save_end(&f);
     return TFB_OK;
@@ -10787,8 +11330,9 @@ static tfb_status tfb__kv_load_head(tfb_ctx *ctx, const char *fn, const tfb_kv *
                  "%s: rows of another dtype were saved", fn);
     TFB__REQUIRE(tfb__kv_read(f, 4) == (uint64_t)(unsigned)kv->layers, ctx, TFB_ERR_SHAPE,
                  "%s: another number of layers was saved", fn);
-    TFB__REQUIRE(tfb__kv_read(f, 8) == (uint64_t)(unsigned)kv->ragged, ctx, TFB_ERR_SHAPE,
-                 "%s: one of the two is ragged", fn);
+    TFB__REQUIRE(tfb__kv_read(f, 8) ==
+                     (uint64_t)(unsigned)TFB__OPT(KV_PLACES, kv->ragged),
+                 ctx, TFB_ERR_SHAPE, "%s: one of the two is ragged", fn);
     return TFB_OK;
 }
 
@@ -10803,9 +11347,10 @@ static tfb_kv_row tfb__kv_load_state(tfb__kv_bytes *f, const tfb_kv_shape *s) {
     memset((void *)&r, 0, sizeof r);
     r.first = tfb__kv_read_number(f);
     r.end = tfb__kv_read_number(f);
-    if (s->window && r.first >= 0 && r.end >= r.first) { /* only kept rows were saved */
+    if (tfb__kv_window(s) && r.first >= 0 &&
+        r.end >= r.first) { /* only kept rows were saved */
         const tfb_idx from = tfb__kv_from(s, r.first, r.end);
-        r.lost = from > s->pinned ? TFB__MIN(from, r.end) : 0;
+        r.lost = from > tfb__kv_pinned(s) ? TFB__MIN(from, r.end) : 0;
     }
     return r;
 }
@@ -10836,7 +11381,7 @@ static tfb_status tfb__kv_load_shape(tfb_ctx *ctx, const char *fn, const tfb_kv 
         !have->kv_heads || (s->kv_heads == have->kv_heads &&
                             s->head_dim == have->head_dim && s->v_dim == have->v_dim),
         ctx, TFB_ERR_SHAPE, "%s: layer %d has other heads or dims", fn, (tfb_idx)layer);
-    TFB__REQUIRE(!kv->is_static || s->batch <= l->rows, ctx, TFB_ERR_FULL,
+    TFB__REQUIRE(!tfb__kv_is_static(kv) || s->batch <= l->rows, ctx, TFB_ERR_FULL,
                  "%s: %d samples, layer %d has room for %d", fn, s->batch, (tfb_idx)layer,
                  l->rows);
     return TFB_OK;
@@ -10857,16 +11402,17 @@ static tfb_status tfb__kv_load_states(tfb_ctx *ctx, const char *fn, const tfb_kv
         const tfb_kv_row r = tfb__kv_load_state(f, s);
         tfb_idx rows, need;
         TFB__REQUIRE(r.first >= 0 && r.end >= r.first &&
-                         (kv->ragged || !b || (r.first == first && r.end == end)),
+                         (TFB__OPT(KV_PLACES, kv->ragged) || !b ||
+                          (r.first == first && r.end == end)),
                      ctx, TFB_ERR_FORMAT, "%s: sample %d has no length", fn, b);
         first = r.first;
         end = r.end;
         rows = tfb__kv_rows(s, tfb__kv_from(s, first, end), end);
-        TFB__REQUIRE(!kv->is_static || s->window || rows <= s->max_tokens, ctx,
-                     TFB_ERR_FULL, "%s: %d rows, there is room for %d", fn, rows,
+        TFB__REQUIRE(!tfb__kv_is_static(kv) || tfb__kv_window(s) || rows <= s->max_tokens,
+                     ctx, TFB_ERR_FULL, "%s: %d rows, there is room for %d", fn, rows,
                      s->max_tokens);
         bytes = tfb__size_add(bytes, tfb__kv_sample_bytes(s, rows, kv->dtype));
-        need = tfb__kv_pages_for(kv, next, s->window ? r.lost : first, end);
+        need = tfb__kv_pages_for(kv, next, tfb__kv_window(s) ? r.lost : first, end);
         *pages = TFB__MAX(*pages, need);
         *all = (tfb_idx)tfb__size_add((size_t)*all, (size_t)need);
     }
@@ -10890,7 +11436,7 @@ static tfb_status tfb__kv_load_prepare(tfb_ctx *ctx, const char *fn, const tfb_k
         TFB__TRY(tfb__kv_touch(ctx, fn, kv, next + i, &s));
         TFB__TRY(tfb__kv_load_states(ctx, fn, kv, next + i, f, &pages, &need));
         for (b = 0; b < l->rows; b++) need -= tfb__kv_owned(l, l->row + b);
-        if (kv->is_static) continue;
+        if (tfb__kv_is_static(kv)) continue;
         TFB__TRY(tfb__kv_reserve(ctx, fn, kv, next + i, need));
         TFB__TRY(tfb__kv_widen(ctx, fn, kv, l, next + i, s.batch, pages));
     }
@@ -10950,11 +11496,14 @@ TFB_API tfb_status tfb_kv_load(tfb_ctx *ctx, tfb_kv *kv, const void *mem,
         else tfb__kv_abandon(kv, kv->layer + i, next + i);
     return tfb__scratch_end(ctx, mark, status);
 }
+#endif
+#endif /* TFB_NO_KV */
 
 /* ===== [18] CHUNKED FORWARD ========================================================= */
 /* A call is cut along an axis into views, which the callback gets one after the other, or
  * workers get, each with a context of its own in the scratch of the caller's. */
 
+#ifndef TFB_NO_CHUNKS
 TFB_API tfb_status tfb_scratch(tfb_ctx *ctx, tfb_tensor *t, tfb_dtype dtype, int ndim,
                                const tfb_idx *shape) {
     size_t bytes, used, last;
@@ -11292,6 +11841,7 @@ TFB_API tfb_status tfb_chunk_size_for(tfb_ctx *ctx, tfb_chunk_fn forward, void *
     memcpy(ctx->message, probe.message, sizeof ctx->message);
     return status;
 }
+#endif /* TFB_NO_CHUNKS */
 
 /* ===== [19] CONVOLUTION AND SCANS =================================================== */
 /* Channels go in panels of 16, some panels to a task, which takes them through all tokens
@@ -11328,7 +11878,7 @@ static void tfb__panel_in(const tfb__kernels *isa, const float *x, tfb_idx ls, t
     for (i = 0; ls == 1 && n == TFB__PANEL && i < k; i++)
         memcpy((void *)(panel + i * TFB__PANEL), (const void *)(x + i * ks), row);
     if (i == k) return;
-    isa->pack(&from, k, n, TFB__PANEL, panel);
+    TFB__KERNEL(isa, pack)(&from, k, n, TFB__PANEL, panel);
     for (i = 0; TFB__BIG_ENDIAN && i < k * TFB__PANEL; i++)
         panel[i] = tfb__load_le(panel + i); /* packs are little-endian */
 }
@@ -11354,7 +11904,7 @@ static void tfb__panel_out(const tfb__kernels *isa, const float *panel, tfb_idx 
         memcpy((void *)(y + j * ks), (const void *)(panel + j * TFB__PANEL),
                (size_t)n * sizeof *y);
     if (ls == 1) return;
-    isa->collect(n, k, panel, 1, TFB__PANEL, turned);
+    TFB__KERNEL(isa, collect)(n, k, panel, 1, TFB__PANEL, turned);
     for (i = 0; i < n; i++) {
         const float *from = turned + i * k;
         float *to = y + i * ls;
@@ -11383,6 +11933,7 @@ static tfb_status tfb__check_shape(tfb_ctx *ctx, const char *fn, const char *nam
     return TFB_OK;
 }
 
+#ifndef TFB_NO_SCAN
 /* --- Convolution. --- */
 typedef struct tfb__conv_call {
     tfb_tensor x, w, y, bias, state; /* bias, state: ndim 0 if absent */
@@ -11435,7 +11986,7 @@ static void tfb__conv_rows(const tfb__conv_call *s, tfb_idx b, tfb_idx t, tfb_id
     k.act = s->act;
     tfb__panel_in(s->isa, tfb__place3(&s->x, b, t, e), s->x.stride[2], s->x.stride[1],
                   k.rows, n, m->x + (K - 1) * TFB__PANEL);
-    s->isa->conv(&k);
+    TFB__KERNEL(s->isa, conv)(&k);
     memmove((void *)m->x, (const void *)(m->x + k.rows * TFB__PANEL),
             (size_t)((K - 1) * TFB__PANEL) * sizeof *m->x);
     tfb__panel_out(s->isa, m->y, k.rows, n, tfb__place3(&s->y, b, t, e), s->y.stride[2],
@@ -11487,7 +12038,7 @@ static tfb_status tfb__conv_setup(tfb_ctx *ctx, const char *fn, const tfb_tensor
     TFB__TRY(tfb__check_extent(ctx, fn, "w", w, 0, x->shape[2]));
     TFB__REQUIRE(w->shape[1] > 0, ctx, TFB_ERR_SHAPE, "%s: w.shape[1] is 0", fn);
     TFB__TRY(tfb__check_vector(ctx, fn, "bias", o->bias, f32, x->shape[2]));
-    TFB__REQUIRE((unsigned)o->act <= (unsigned)TFB_FN_TANH, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((unsigned)o->act < (unsigned)TFB__ACTS, ctx, TFB_ERR_ARG,
                  "%s: act is %d, which is no activation", fn, (tfb_idx)o->act);
     TFB__TRY(tfb__check_shape(ctx, fn, "y", y, 3, x->shape));
     TFB__TRY(tfb__check_out(ctx, fn, "y", y));
@@ -11640,7 +12191,7 @@ static void tfb__scan_rows(const tfb__scan_call *s, tfb_idx b, tfb_idx t, tfb_id
     tfb__scan_next(&s->dt, b, t + k->rows, h, p, 1, k);
     tfb__scan_next(&s->z, b, t + k->rows, h, p, 2, k);
     tfb__scan_next(&s->y, b, t + k->rows, h, p, 3, k);
-    s->isa->scan(k);
+    TFB__KERNEL(s->isa, scan)(k);
     tfb__panel_out(s->isa, m->y, k->rows, n, tfb__place4(&s->y, b, t, h, p), ys[3], ys[1],
                    m->turned);
 }
@@ -11951,11 +12502,13 @@ TFB__UNUSED static void tfb__ssd_ref(const tfb_tensor *x, const tfb_tensor *dt,
                 }
             }
 }
+#endif /* TFB_NO_SCAN */
 
 /* ===== [20] LONG CONVOLUTIONS ======================================================= */
 /* Channels go in panels of 16. A task takes some samples of a panel: all places of x are
  * copied to [places][16], whatever their strides, before outputs are written: so y may be
  * x, and scratch depends on neither B nor C. */
+#ifndef TFB_NO_LONG_CONV
 
 #define TFB__LONG_ROWS 32 /* of outputs that are kept before they are written */
 
@@ -12093,7 +12646,7 @@ static void tfb__fft_pass(const tfb__kernels *isa, const tfb__fft_plan *p, int i
     s.w_outer = 0;
     s.z = z;
     s.w = p->w[i];
-    isa->fft(&s);
+    TFB__KERNEL(isa, fft)(&s);
 }
 
 /* The transform from pass i on of n rows: depth first until all is near. */
@@ -12142,7 +12695,7 @@ static void tfb__fft_columns(const tfb__kernels *isa, const tfb__fft_plan *p, fl
         s.w = p->w[i];
         for (b = 0; b < p->n; b += n[i]) {
             s.z = z + b * row;
-            isa->fft(&s);
+            TFB__KERNEL(isa, fft)(&s);
         }
     }
 }
@@ -12168,7 +12721,7 @@ static void tfb__fft_turn(const tfb__kernels *isa, float *z, tfb_idx rows, tfb_i
     s.w_outer = 3;
     s.z = z;
     s.w = w;
-    isa->fft(&s);
+    TFB__KERNEL(isa, fft)(&s);
 }
 
 /* room: inner.n complex rows. */
@@ -12294,7 +12847,7 @@ static void tfb__long_in(const tfb__long_call *s, const tfb_tensor *t, tfb_idx b
 /* Flushes the runs collected; last: they are the last of a block. */
 static void tfb__long_flush(const tfb__long_call *s, tfb__taps *t, int last) {
     t->last = last;
-    if (t->runs || t->met) s->isa->taps(t);
+    if (t->runs || t->met) TFB__KERNEL(s->isa, taps)(t);
     t->runs = 0;
 }
 
@@ -12488,7 +13041,7 @@ static void tfb__long_product(const tfb__long_call *s, const tfb__long_room *m, 
         t.z = m->z + (p0 * g->plane + p1 * g->pitch) * TFB__FFT_ROW;
         t.z_mate = m->z + (q0 * g->plane + q1 * g->pitch) * TFB__FFT_ROW;
         t.same = q0 * F1 + q1 == i;
-        s->isa->spectrum(&t);
+        TFB__KERNEL(s->isa, spectrum)(&t);
         t.h += (t.same ? t.n / 2 + 1 : t.n) * 2 * TFB__FFT_ROW;
     }
 }
@@ -12902,8 +13455,11 @@ TFB__UNUSED static void tfb__long_conv_ref(const tfb_tensor *x, const tfb_tensor
     }
 }
 
+#endif /* TFB_NO_LONG_CONV */
+
 /* ===== [21] MIXERS ================================================================== */
 
+#ifndef TFB_NO_RANDOM
 /* --- Random numbers: Philox4x32-10, Salmon et al. 2011. --- */
 static void tfb__mulhilo(uint32_t a, uint32_t b, uint32_t *hi, uint32_t *lo) {
     const uint64_t product = (uint64_t)a * b;
@@ -12949,7 +13505,9 @@ TFB_API tfb_status tfb_uniform(tfb_ctx *ctx, uint64_t seed, uint64_t first, floa
             tfb__uniform(seed, first + (uint64_t)i, lo, hi);
     return TFB_OK;
 }
+#endif
 
+#ifndef TFB_NO_PARAMS
 /* --- Parameters: counting, saving, loading by walks. --- */
 static tfb_status tfb__param_count(void *user, const char *name, tfb_tensor *t) {
     (void)name;
@@ -13119,7 +13677,9 @@ TFB_API tfb_status tfb_params_load(tfb_ctx *ctx, tfb_params_fn params, void *mod
     }
     return TFB_OK;
 }
+#endif
 
+#ifndef TFB_NO_MIXERS
 /* --- Memory for parameters: carved one after another, filled by the default. --- */
 typedef struct tfb__carver {
     tfb_ctx *ctx;
@@ -13988,7 +14548,9 @@ TFB_API tfb_status tfb_mhsa_init(tfb_ctx *ctx, tfb_mhsa *m, const tfb_mhsa_opts 
     m->mixer = mixer;
     return TFB_OK;
 }
+#endif
 
+#ifndef TFB_NO_MAMBA
 /* --- The Mamba mixer. --- */
 static tfb_mamba tfb__mamba_shape(const tfb_mamba_opts *o) {
     tfb_mamba m;
@@ -14260,7 +14822,9 @@ TFB_API tfb_mixer tfb_mamba_as_mixer(tfb_mamba *m) {
     mixer.self = m;
     return mixer;
 }
+#endif
 
+#ifndef TFB_NO_HYENA
 /* --- The CKConv mixer: its kernel. --- */
 #define TFB__CKCONV_POINTS      256 /* taps made at a time */
 #define TFB__CKCONV_FILM        64  /* width of the conditioning's hidden layer */
@@ -14555,7 +15119,7 @@ static void tfb__ckconv_masked(tfb_ctx *ctx, const tfb_ckconv *m,
     for (i = 0; row && i < n; i++, row += width) {
         tfb__ckconv_place(g, from + i, p);
         for (c = 0; c < width; c++) factor[c] = tfb__ckconv_decay(m, p, c0 + c);
-        ctx->isa->map(TFB_FN_EXP, width, factor, factor);
+        TFB__KERNEL(ctx->isa, map)(TFB_FN_EXP, width, factor, factor);
         for (c = 0; c < width; c++) row[c] = row[c] * factor[c];
     }
 }
@@ -15848,6 +16412,8 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
     tfb__ckconv_fill(&c, &opts->conv, &m->conv);
     return TFB_OK;
 }
+
+#endif /* TFB_NO_HYENA */
 
 /* ===== [22] TAIL ==================================================================== */
 
