@@ -83,31 +83,32 @@ static op_call op_begin(const op *o) {
     while (s && c.n < OP_TENSORS) {
         op_parse_one(&c.arg[c.n++], s);
         s = strchr(s, ' ');
-        s += s != NULL;
+        if (s) s++;
     }
     return c;
 }
 
+#define D(letter) c->dim[(int)(#letter)[0]]
 static tfb_idx op_extent(const op_call *c, char letter) {
-    const tfb_idx *d = c->dim;
     const tfb_dtype packed = (tfb_dtype)(c->pick[0] % 3);
     switch (letter) {
-    case 'h': return d['G'] * d['R']; /* heads */
-    case 'w': return d['N'] * (c->pick[1] ? 2 : 1); /* rows of gated weights */
-    case 'j': return d['K'] + 1; /* taps */
-    case 'c': return d['C'] + 1; /* not empty */
-    case 'd': return 2 * d['D']; /* pairs */
-    case 'e': return d['D'] + 1;
-    case 'g': return d['G'] + 1;
-    case 'q': return (d['G'] + 1) * d['R'];
-    case 'p': return (tfb_idx)tfb_pack_bytes(d['N'], d['K'], packed);
+    case 'h': return D(G) * D(R); /* heads */
+    case 'w': return D(N) * (c->pick[1] ? 2 : 1); /* rows of gated weights */
+    case 'j': return D(K) + 1; /* taps */
+    case 'c': return D(C) + 1; /* not empty */
+    case 'd': return 2 * D(D); /* pairs */
+    case 'e': return D(D) + 1;
+    case 'g': return D(G) + 1;
+    case 'q': return (D(G) + 1) * D(R);
+    case 'p': return (tfb_idx)tfb_pack_bytes(D(N), D(K), packed);
     case 'm': return 3; /* two packed sequences */
-    case 's': return d['B'] * ((d['S'] + 2) / 3); /* of all samples */
-    case 'n': return (d['S'] + 2) / 3; /* pages of three rows */
-    case 'v': return 2 * (d['C'] % 8) + 2; /* channels of a block */
-    default: return letter >= '0' && letter <= '9' ? letter - '0' : d[(int)letter];
+    case 's': return D(B) * ((D(S) + 2) / 3); /* of all samples */
+    case 'n': return (D(S) + 2) / 3; /* pages of three rows */
+    case 'v': return 2 * (D(C) % 8) + 2; /* channels of a block */
+    default: return letter >= '0' && letter <= '9' ? letter - '0' : c->dim[(int)letter];
     }
 }
+#undef D
 
 /* The letters of extents that a role's letters depend on, each once. Returns how many. */
 static int op_letters(const op_call *c, char *letters) {

@@ -502,7 +502,7 @@ static const tfb_qkv *op_block_mamba(tfb_ctx *other, op_block *b, const op_call 
 }
 
 static const tfb_qkv *op_block_make(op_block *b, const op_call *c) {
-    const tfb_idx channels = 2 * (c->dim['C'] % 8) + 2;
+    const tfb_idx channels = 2 * (c->dim[(int)'C'] % 8) + 2;
     tfb_mhsa_opts o;
     tfb_rope_opts rope;
     tfb_ctx other;
@@ -512,7 +512,7 @@ static const tfb_qkv *op_block_make(op_block *b, const op_call *c) {
     tfb_ctx_init_static(&other, NULL, 0);
     if (c->pick[0] >= 2) return op_block_mamba(&other, b, c, channels);
     o.channels = channels;
-    o.heads = 1 + (c->dim['C'] & 1 && channels % 4 == 0);
+    o.heads = 1 + (c->dim[(int)'C'] & 1 && channels % 4 == 0);
     o.bias = c->pick[1];
     o.causal = c->pick[0] ? TFB_CAUSAL_BOTTOM_RIGHT : TFB_CAUSAL_NONE;
     o.window = c->pick[0] ? c->pick[2] : 0;
