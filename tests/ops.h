@@ -159,7 +159,7 @@ static void op_fill(op_call *c, int i) {
     const size_t size = tfb_dtype_size(dtype);
     const tfb_idx limit = c->arg[i].limit ? op_extent(c, c->arg[i].limit) : 0;
     size_t at;
-    for (at = 0; at + size <= c->bytes[i]; at += size) {
+    for (at = 0; size && at + size <= c->bytes[i]; at += size) {
         const uint32_t u = t_rand();
         const float x = t_float();
         const int32_t n = (int32_t)(limit ? u % (uint32_t)limit : 0);
@@ -368,6 +368,12 @@ static op_rig *op_rig_get(void) {
     tfb_ctx_init_static(&r.fixed, NULL, 0);
     tfb_ctx_init_measure(&r.measure);
     return &r;
+}
+
+/* Gives the scratch back that the ordinary context keeps. */
+TFB__UNUSED static void op_rig_empty(void) {
+    op_rig *r = op_rig_get();
+    while (r->hosted.block) tfb__block_pop(&r->hosted);
 }
 
 static void op_workers(op_rig *r, tfb_ctx *ctx, int workers) {

@@ -70,13 +70,14 @@ static void fuzz_mutate(fuzz *f, op_call *c) {
     else if (kind == 4) { /* dtypes of packs would promise a header */
         const int b = fuzz_byte(f) % 7;
         t->dtype = (tfb_dtype)(b < 5 ? b : b == 5 ? (int)TFB__DTYPES : 99);
-    } else if (kind == 5) { /* a dimension less */
+    } else if (kind == 5 && t->ndim > 0) { /* a dimension less */
         for (k = 0; k + 1 < t->ndim; k++) {
             t->shape[k] = t->shape[k + 1];
             t->stride[k] = t->stride[k + 1];
         }
         t->ndim--;
-    } else if (kind == 6 && t->ndim < TFB_MAX_DIMS) { /* one more */
+    } else if (kind == 6 && t->ndim >= 0 && t->ndim < TFB_MAX_DIMS) {
+        /* one more */
         t->shape[t->ndim] = fuzz_in(f, 0, 2);
         t->stride[t->ndim] = fuzz_in(f, 0, 2);
         t->ndim++;

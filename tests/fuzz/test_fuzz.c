@@ -5,11 +5,16 @@
  * input), "unpack target folder" makes files of them. */
 #include "../test.h"
 #include "../ops.h"
+#include "../unit/cache.h"
+#include "../unit/mixers.h"
 #include "fuzz.h"
 #include "fuzz_basics.h"
 #include "fuzz_linear.h"
 #include "fuzz_rows.h"
 #include "fuzz_attention.h"
+#include "fuzz_kv.h"
+#include "fuzz_chunks.h"
+#include "fuzz_mixers.h"
 #include "fuzz_scans.h"
 
 typedef struct target {
@@ -20,7 +25,8 @@ typedef struct target {
 static const target targets[] = {
     {"fuzz_basics", fuzz_basics},       {"fuzz_linear", fuzz_linear},
     {"fuzz_rows", fuzz_rows},           {"fuzz_attention", fuzz_attention},
-    {"fuzz_scans", fuzz_scans},
+    {"fuzz_scans", fuzz_scans},         {"fuzz_kv", fuzz_kv},
+    {"fuzz_chunks", fuzz_chunks},       {"fuzz_mixers", fuzz_mixers},
 };
 enum { TARGETS = (int)(sizeof targets / sizeof *targets) };
 
