@@ -334,27 +334,30 @@ OP_RUN(ref_attention) {
     tfb_rope_opts rope;
     const tfb_attention_opts o = op_attention_opts(c, t, &qk, &rope);
     const tfb_tensor *y = t[OY];
-    const tfb_idx H = y->shape[1], T = y->shape[2], Dv = y->shape[3];
-    float *work = (float *)op_bytes(sizeof(float) * (size_t)(3 * (t[OQ]->shape[3] + Dv)));
-    float *row = (float *)op_bytes(sizeof(float) * (size_t)Dv);
+    const tfb_idx H = y->shape[1], T = y->shape[2], D = t[OQ]->shape[3];
+    const tfb_idx Dv = y->shape[3];
+    float *work = (float *)op_bytes(sizeof(float) * (size_t)(7 * D + 4 * Dv));
+    float *row = work + 3 * (D + Dv), *vectors = row + Dv;
     tfb_ctx other;
     tfb__attn a;
     tfb_idx i;
     (void)ctx;
     tfb_ctx_init_static(&other, NULL, 0);
     tfb__attention_new(&a, &o);
-    if (t[OCU] || o.qk) i = tfb_numel(y);
-    else {
+    if (!t[OCU]) {
         CHECK_OK(&other, tfb__attention_resolve(&other, "ref", t[OQ], t[OK], t[OV], &a));
-        for (i = 0; i < t[OY]->shape[0] * H * T; i++) {
-            const float lse = tfb__attention_ref(&a, i / (H * T), i / T % H, i % T, work,
-                                                 row);
+        a.qk.rope.hi = vectors + 2 * D;
+        a.qk.rope.lo = vectors + 3 * D;
+        if (o.qk) tfb__attention_vectors(&a, vectors);
+        for (i = 0; i < y->shape[0] * H * T; i++) {
+            const float lse =
+                tfb__attention_ref(&a, i / (H * T), i / T % H, i % T, work, row);
             op_put(y, i, Dv, row);
             if (t[OLSE]) *op_at(t[OLSE], i) = lse;
         }
     }
-    free(work), free(row);
-    return t[OCU] || o.qk ? TFB_ERR_UNSUPPORTED : TFB_OK;
+    free(work);
+    return t[OCU] ? TFB_ERR_UNSUPPORTED : TFB_OK;
 }
 
 OP_RUN(run_weights) {
@@ -565,18 +568,18 @@ static const op ops[] = {
 
     {"tfb_attention", "q:BqTe k:BgSe/f v:BgSE/f ?mask:BqTS/u ?bias:BqTS !kv_start:B/i2 "
      "?kv_len:B/IS ?alibi:q ?sinks:q ?offsets:B/i9 !cu:m/IT !pages:Bn/is !q_weight:e "
-     "!positions:BT/i9 ?lse=BqT y=BqTE", {3, 3, 16, 32, 16, 8, 32}, {3, 3, 4, 1, 8, 2, 4},
+     "!positions:BT/i9 ?lse=BqT y=BqTE", {3, 3, 16, 32, 16, 8, 32}, {3, 3, 4, 1, 8, 2, 3},
      run_attention, ref_attention},
     {"tfb_attention paged", "q:BqTe k:sg3e/f v:sg3E/f ?mask:BqTS/u ?bias:BqTS "
      "!kv_start:B/i2 kv_len:B/IS ?alibi:q ?sinks:q ?offsets:B/i9 !cu:m/IT pages:Bn/is "
      "!q_weight:e !positions:BT/i9 ?lse=BqT y=BqTE", {3, 3, 16, 32, 16, 8, 32},
-     {3, 3, 4, 1, 8, 2, 4}, run_attention, ref_attention},
+     {3, 3, 4, 1, 8, 2, 3}, run_attention, ref_attention},
     {"tfb_attention packed", "q:1qTe k:1gTe/f v:1gTE/f !mask:1qTT/u !bias:1qTT "
      "!kv_start:1/i2 !kv_len:1/IS ?alibi:q ?sinks:q ?offsets:2/i9 cu:m/IT !pages:1n/is "
      "!q_weight:e !positions:1T/i9 ?lse=1qT y=1qTE", {3, 3, 16, 32, 16, 8, 32},
-     {3, 3, 4, 1, 8, 2, 4}, run_attention, ref_attention},
+     {3, 3, 4, 1, 8, 2, 3}, run_attention, ref_attention},
     {"tfb_attention_weights", "q:BqTe k:BgSe/f ?mask:BqTS/u ?bias:BqTS ?sinks:q "
-     "?kv_len:B/IS rows:R/iT w=BqRS", {3, 3, 16, 32, 16, 8, 32}, {3, 3, 4, 1, 8, 2, 4},
+     "?kv_len:B/IS rows:R/iT w=BqRS", {3, 3, 16, 32, 16, 8, 32}, {3, 3, 4, 1, 8, 2, 3},
      run_weights, NULL},
     {"tfb_merge_states", "ys:NBHTE lses:NBHT y=BHTE ?lse=BHT", {0}, {0},
      run_merge_states, NULL},

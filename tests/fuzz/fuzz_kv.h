@@ -101,7 +101,7 @@ static kv_call kv_draw(fuzz *f, const kv_rig *r) {
     memset((void *)&c, 0, sizeof c);
     c.what = b % 20;
     c.layer = odd % 32 == 31 ? 7 : odd % r->opts.layers;
-    B = tfb_kv_batch(&r->kv[0], 0);
+    B = tfb_kv_batch(&r->kv[0], c.layer); /* a static layer has a maximum from the start */
     if (!B) B = fuzz_in(f, 1, s->batch);
     else if (odd / 32 == 7) B = fuzz_in(f, 1, s->batch + 1);
     T = odd / 32 == 6 ? fuzz_in(f, 0, 140) : fuzz_in(f, 0, 5);
