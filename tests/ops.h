@@ -305,12 +305,13 @@ static int op_written(const op_call *c, int block) { /* by some output */
     return 0;
 }
 
-/* Elements of view i are marked as such in its block. */
+/* Elements of view i are marked as such in its block; bytes are all meant. */
 static void op_mark(const op_call *c, int i, char *mark) {
     const tfb_tensor *t = &c->t[i];
     const size_t size = tfb_dtype_size(t->dtype);
     const tfb_idx n = op_empty(t) ? 0 : tfb_numel(t);
     tfb_idx k;
+    if (c->arg[i].dtype == 'u') memset(mark, 1, c->bytes[i]);
     for (k = 0; k < n; k++)
         memset(mark + (size_t)(c->at[i] + tfb__offset(t, t->ndim, k)) * size, 1, size);
 }

@@ -63,6 +63,7 @@ static void fuzz_mutate(fuzz *f, op_call *c) {
     const int d = t->ndim > 0 ? (int)fuzz_in(f, 0, t->ndim - 1) : 0;
     int k;
     c->odd = 1;
+    if (t->ndim < 0 || t->ndim > TFB_MAX_DIMS) return; /* wrong enough */
     if (kind == 0) c->has ^= 1u << i;
     else if (kind == 1) t->shape[d] += fuzz_in(f, 0, 1) ? 1 : -1;
     else if (kind == 2) t->shape[d] = fuzz_any(f);
@@ -76,8 +77,7 @@ static void fuzz_mutate(fuzz *f, op_call *c) {
             t->stride[k] = t->stride[k + 1];
         }
         t->ndim--;
-    } else if (kind == 6 && t->ndim >= 0 && t->ndim < TFB_MAX_DIMS) {
-        /* one more */
+    } else if (kind == 6 && t->ndim < TFB_MAX_DIMS) { /* one more */
         t->shape[t->ndim] = fuzz_in(f, 0, 2);
         t->stride[t->ndim] = fuzz_in(f, 0, 2);
         t->ndim++;
