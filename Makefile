@@ -10,7 +10,7 @@ SANE    = -std=c99 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=al
 
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
           tests/golden/test_*.c))))
-DEPS    = tfblocks.h tests/test.h $(wildcard tests/unit/*.h) examples/05_generate/main.c
+DEPS    = tfblocks.h $(wildcard tests/*.h tests/unit/*.h tests/fuzz/*.h) examples/05_generate/main.c
 SCRIPTS = tests/tools/faults.sh tests/compile/run.sh \
           $(sort $(wildcard tests/tools/check_*.sh)) # the longest first
 EXAMPLES = $(sort $(notdir $(patsubst %/main.c,%,$(wildcard examples/*/main.c))))

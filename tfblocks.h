@@ -2303,9 +2303,9 @@ static tfb_status tfb__check_layout(tfb_ctx *ctx, const char *fn, const char *na
         TFB__REQUIRE(t->shape[i] >= 0, ctx, TFB_ERR_SHAPE, "%s: %s.shape[%d] is %d", fn,
                      name, (tfb_idx)i, t->shape[i]);
         elements = tfb__size_mul(elements, (size_t)t->shape[i]);
-        if (t->shape[i] > 1)
-            reach = tfb__size_add(reach, tfb__size_mul(tfb__stride_abs(t->stride[i]),
-                                                       (size_t)t->shape[i] - 1));
+        /* once at least: the stride of an only element is multiplied by the dtype too */
+        reach = tfb__size_add(reach, tfb__size_mul(tfb__stride_abs(t->stride[i]),
+                                                   (size_t)TFB__MAX(t->shape[i], 2) - 1));
     }
     if (elements == 0) return TFB_OK;
     TFB__REQUIRE(tfb__size_mul(elements, bytes) < (size_t)-1 / 2 &&
