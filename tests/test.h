@@ -140,6 +140,11 @@ TFB__UNUSED static int t_comparable(const tfb__kernels *k) {
     return k->fused == tfb__kernels_scalar.fused;
 }
 
+/* Takes a table, if it is there and must give the bits of the others. */
+TFB__UNUSED static int t_force(tfb_ctx *ctx, const char *name) {
+    return tfb_isa_force(ctx, name) == TFB_OK && t_comparable(ctx->isa);
+}
+
 TFB__UNUSED static void t_ctx(tfb_ctx *ctx, t_heap *heap) { /* heap may be NULL */
     const char *isa = getenv("TFB_TEST_ISA");
     tfb_ctx_init(ctx);

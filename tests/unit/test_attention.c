@@ -555,8 +555,7 @@ static void every_table(void) {
         for (i = 0; (name = tfb_isa_list(&ctx, i, NULL)) != NULL; i++) {
             tfb_ctx forced;
             CHECK_OK(&ctx, tfb_ctx_init(&forced));
-            if (tfb_isa_force(&forced, name) == TFB_OK)
-                same_again(&forced, &c, first, name, i);
+            if (t_force(&forced, name)) same_again(&forced, &c, first, name, i);
             tfb_ctx_free(&forced);
         }
         free(first);

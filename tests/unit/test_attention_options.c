@@ -356,8 +356,7 @@ static void every_table(void) {
         float *first = attend_result(&ctx, &c);
         for (i = 0; (name = tfb_isa_list(&ctx, i, NULL)) != NULL; i++) {
             CHECK_OK(&ctx, tfb_ctx_init(&forced));
-            if (tfb_isa_force(&forced, name) == TFB_OK)
-                attend_same(&forced, &c, first, name, i);
+            if (t_force(&forced, name)) attend_same(&forced, &c, first, name, i);
             tfb_ctx_free(&forced);
         }
         free(first);

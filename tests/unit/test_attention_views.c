@@ -330,7 +330,7 @@ static void weights_of_every_table(void) {
         float *first = weights_of(&ctx, &c, NULL, c.T), *now;
         for (i = 0; (name = tfb_isa_list(&ctx, i, NULL)) != NULL; i++) {
             CHECK_OK(&ctx, tfb_ctx_init(&forced));
-            if (tfb_isa_force(&forced, name) == TFB_OK) {
+            if (t_force(&forced, name)) {
                 now = weights_of(&forced, &c, NULL, c.T);
                 CHECK_BITS(now, first, c.B * c.H * c.T * c.S, "%s: %s", name,
                            attend_text(&c));

@@ -188,7 +188,7 @@ static void workers_and_tables(void) {
         problem_new(&p, &variants[i]);
         t_ctx(&ctx, NULL);
         for (table = 0; (name = tfb_isa_list(&ctx, table, NULL)) != NULL; table++) {
-            if (tfb_isa_force(&ctx, name) != TFB_OK) continue; /* not on this machine */
+            if (!t_force(&ctx, name)) continue;
             for (j = 0; j < COUNT(counts); j++) {
                 ctx.parallel_for = reverse_for;
                 ctx.parallel_user = &counts[j];

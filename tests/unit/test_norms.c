@@ -177,7 +177,7 @@ static int context_new(tfb_ctx *ctx, int i) {
     t_ctx(ctx, NULL);
     name = tfb_isa_list(ctx, i / 2 / COUNT(worker_counts), NULL);
     if (!name) return 0;
-    if (tfb_isa_force(ctx, name) != TFB_OK) return 1; /* not on this machine */
+    if (!t_force(ctx, name)) return 1;
     if (i % 2 || tfb_ctx_threads(ctx, workers, 100) != TFB_OK)
         reverse_workers(ctx, workers);
     return 1;

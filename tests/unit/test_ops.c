@@ -124,9 +124,9 @@ static void test_no_memory(void) {
 }
 
 /* --- Sizes that overflow. --- */
-static const tfb_idx far[] = {PTRDIFF_MAX,     PTRDIFF_MAX - 1, PTRDIFF_MAX / 2,
-                              PTRDIFF_MAX / 4 + 1, PTRDIFF_MAX / 8, PTRDIFF_MAX / 64,
-                              PTRDIFF_MAX / 4096, (PTRDIFF_MAX >> 16) + 1};
+static const tfb_idx far[] = {
+    PTRDIFF_MAX,     PTRDIFF_MAX - 1,  PTRDIFF_MAX / 2,    PTRDIFF_MAX / 4 + 1,
+    PTRDIFF_MAX / 8, PTRDIFF_MAX / 64, PTRDIFF_MAX / 4096, (PTRDIFF_MAX >> 16) + 1};
 static const tfb_idx far_steps[] = {PTRDIFF_MAX, PTRDIFF_MIN, PTRDIFF_MAX / 4,
                                     PTRDIFF_MIN / 8};
 

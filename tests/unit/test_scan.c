@@ -295,7 +295,7 @@ static void workers_and_tables(void) {
         problem_new(&p, &variants[i]);
         t_ctx(&ctx, NULL);
         for (table = 0; (name = tfb_isa_list(&ctx, table, NULL)) != NULL; table++) {
-            if (tfb_isa_force(&ctx, name) != TFB_OK) continue; /* not on this machine */
+            if (!t_force(&ctx, name)) continue;
             for (j = 0; j < 2 * COUNT(worker_counts); j++) {
                 const int workers = worker_counts[j / 2];
                 CHECK_OK(&ctx, tfb_ctx_threads(&ctx, 1, 0));
