@@ -57,7 +57,10 @@ source_of() {
     for dir in unit isa golden; do
         [ -f "tests/$dir/test_$1.c" ] && echo "tests/$dir/test_$1.c"
     done
-    [ "$1" = unsupported ] && echo tests/compile/prog.c
+    case $1 in
+    unsupported) echo tests/compile/prog.c ;;
+    exchange) echo $here/exchange.c ;;
+    esac
 }
 
 # Runs a program in the emulator of $how; the status is the program's.
@@ -79,10 +82,24 @@ END {
     for (i = 1; skips <= 3 && i <= skips; i++) print "skip " name ": " skip[i]
 }'
 
+# Files from there to this machine and back; the log is of all four runs.
+exchange() {
+    mkdir -p "$work/here" "$work/there"
+    native=$work/native
+    cc -O0 -DTFB_SCALAR -I. $here/exchange.c -o "$native" -lm >"$work/log" 2>&1 &&
+        emulate "$work/exchange.exe" write "$work/there" &&
+        "$native" write "$work/here" >"$work/log" 2>&1 &&
+        emulate "$work/exchange.exe" read "$work/here" || return
+    sed 's/^ok /ok read there: /' "$work/log" >"$work/both"
+    "$native" read "$work/there" >"$work/log" 2>&1 || return
+    sed 's/^ok /ok read here: /' "$work/log" >>"$work/both"
+    mv "$work/both" "$work/log"
+}
+
 # One program under one table. A table this machine or this header lacks is skipped.
 run_test() {
     name="$run $table $test"
-    emulate "$work/$test.exe"
+    if [ "$test" = exchange ]; then exchange; else emulate "$work/$test.exe"; fi
     status=$?
     if [ "$test" = unsupported ]; then
         if grep -q '^unsupported' "$work/log"; then echo "ok $name: and says so"
