@@ -28,7 +28,8 @@ run: build/generate ## generate text; MODEL= TOKENIZER= EVAL= SEED= STEPS= TEMPE
 
 test: ## build and run every test; what cannot run here is listed as skipped
 	@$(MAKE) -s -j2 build-tests
-	@sh tests/tools/run.sh $(SCRIPTS) $(TARGETS:%=tests/targets/run.sh\ %) $(TESTS:%=build/sane/%) \
+	@TFB_TEST_LOG=build/test.log sh tests/tools/run.sh $(SCRIPTS) \
+	    $(TARGETS:%=tests/targets/run.sh\ %) $(TESTS:%=build/sane/%) \
 	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/sane/%) $(TESTS:%=build/cc/%) \
 	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/cc/%) $(CLANGED)
 
@@ -37,6 +38,9 @@ quick: $(TESTS:%=build/cc/%) ## the unit tests alone, on the best table
 
 targets: ## the tests on other machines, by emulators; TARGETS="s390x .." for some
 	@sh tests/tools/run.sh $(TARGETS:%=tests/targets/run.sh\ %)
+
+support: ## write what the last make test ran into README
+	@sh tests/tools/support.sh --write
 
 build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
 
@@ -94,5 +98,5 @@ build/sane/tables.o: tests/tables.c tfblocks.h
 	@mkdir -p $(@D)
 	$(CC) $(SANE) -I. -c $< -o $@
 
-.PHONY: help run test quick targets build-tests bench bench-torch bench-vit bench-plot format \
-    clean
+.PHONY: help run test quick targets support build-tests bench bench-torch bench-vit bench-plot \
+    format clean

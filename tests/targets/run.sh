@@ -13,6 +13,7 @@ failed=0
 PATH=$PATH:/usr/lib/wine
 export WINEPREFIX="${WINEPREFIX:-$PWD/build/wine}" WINEDEBUG=-all
 mkdir -p "$WINEPREFIX"
+wasi=--experimental-wasi-unstable-preview1 # node 18 asks for it
 warnings=$(sed -n '/^WARN *=/,/[^\\]$/{s/^WARN *=//;s/\\$//;p;}' Makefile)
 
 fail() { # what; and the last log
@@ -63,13 +64,17 @@ source_of() {
     esac
 }
 
-# Runs a program in the emulator of $how; the status is the program's.
+# Runs a program in the emulator of $how; the status is the program's. Windows ends lines
+# with two characters.
 emulate() {
     case $how in
-    *node) set -- $how --no-warnings $here/wasi.mjs "$@" ;;
+    *node) set -- $how --no-warnings $wasi $here/wasi.mjs "$@" ;;
     *) set -- $how "$@" ;;
     esac
-    timeout 300 env TFB_TEST_ISA="$table" TFB_TEST_QUICK="$quick" "$@" >"$work/log" 2>&1
+    timeout 300 env TFB_TEST_ISA="$table" TFB_TEST_QUICK="$quick" "$@" >"$work/raw" 2>&1
+    status=$?
+    tr -d '\r' <"$work/raw" >"$work/log"
+    return $status
 }
 
 # The lines of a test under its new name; many skips become one: natively they are named.

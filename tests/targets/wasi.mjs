@@ -1,5 +1,5 @@
 // Runs a WASI program in node with the environment, the working folder and /tmp:
-//   node --no-warnings tests/targets/wasi.mjs program arguments
+//   node --no-warnings --experimental-wasi-unstable-preview1 tests/targets/wasi.mjs program arguments
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { WASI } from "node:wasi";
@@ -13,5 +13,6 @@ const wasi = new WASI({
     returnOnExit: true,
 });
 const module = await WebAssembly.compile(await readFile(args[0]));
-const instance = await WebAssembly.instantiate(module, wasi.getImportObject());
+const imports = { wasi_snapshot_preview1: wasi.wasiImport };
+const instance = await WebAssembly.instantiate(module, imports);
 process.exitCode = wasi.start(instance);
