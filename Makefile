@@ -13,6 +13,7 @@ TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/te
 DEPS    = tfblocks.h $(wildcard tests/*.h tests/unit/*.h tests/fuzz/*.h) examples/05_generate/main.c
 SCRIPTS = tests/tools/faults.sh tests/compile/run.sh \
           $(sort $(wildcard tests/tools/check_*.sh)) # the longest first
+TARGETS = $(shell awk '$$1 == "build" {print $$2}' tests/targets/hosted.txt)
 EXAMPLES = $(sort $(notdir $(patsubst %/main.c,%,$(wildcard examples/*/main.c))))
 CLANGED = $(shell command -v $(CLANG) >/dev/null 2>&1 && echo $(TESTS:%=build/clang/%))
 VPATH   = tests/unit:tests/isa:tests/golden
@@ -27,12 +28,19 @@ run: build/generate ## generate text; MODEL= TOKENIZER= EVAL= SEED= STEPS= TEMPE
 
 test: ## build and run every test; what cannot run here is listed as skipped
 	@$(MAKE) -s -j2 build-tests
-	@sh tests/tools/run.sh $(SCRIPTS) $(TESTS:%=build/sane/%) \
+	@TFB_TEST_LOG=build/test.log sh tests/tools/run.sh $(SCRIPTS) \
+	    $(TARGETS:%=tests/targets/run.sh\ %) $(TESTS:%=build/sane/%) \
 	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/sane/%) $(TESTS:%=build/cc/%) \
 	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/cc/%) $(CLANGED)
 
 quick: $(TESTS:%=build/cc/%) ## the unit tests alone, on the best table
 	@sh tests/tools/run.sh $^
+
+targets: ## the tests on other machines, by emulators; TARGETS="s390x .." for some
+	@sh tests/tools/run.sh $(TARGETS:%=tests/targets/run.sh\ %)
+
+support: ## write what the last make test ran into README
+	@sh tests/tools/support.sh --write
 
 build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
 
@@ -90,5 +98,5 @@ build/sane/tables.o: tests/tables.c tfblocks.h
 	@mkdir -p $(@D)
 	$(CC) $(SANE) -I. -c $< -o $@
 
-.PHONY: help run test quick build-tests bench bench-torch bench-vit bench-plot format \
-    clean
+.PHONY: help run test quick targets support build-tests bench bench-torch bench-vit bench-plot \
+    format clean

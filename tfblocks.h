@@ -1679,6 +1679,10 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
 #elif TFB__GNU
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#if defined(__s390__) && defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 1
+#pragma GCC optimize("excess-precision=fast") /* -std=c99 computes in double there */
+#define TFB__EVAL_METHOD 0
+#endif
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
@@ -1687,9 +1691,9 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
 extern "C" {
 #endif
 
-#ifdef FLT_EVAL_METHOD
+#if defined(FLT_EVAL_METHOD) && !defined(TFB__EVAL_METHOD)
 #define TFB__EVAL_METHOD FLT_EVAL_METHOD
-#else
+#elif !defined(TFB__EVAL_METHOD)
 #define TFB__EVAL_METHOD 0
 #endif
 #define TFB__CAT2(a, b) a##b

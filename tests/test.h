@@ -4,7 +4,7 @@
 #define TEST_H
 
 #define TFBLOCKS_IMPLEMENTATION
-#ifndef _WIN32
+#if !defined(_WIN32) && !defined(__wasm__)
 #define TFB_PTHREADS
 #endif
 #include "tfblocks.h"
@@ -92,6 +92,17 @@ TFB__UNUSED static float *t_floats(tfb_idx n) {
     if (!p) exit(99);
     for (i = 0; i < n; i++) p[i] = t_float();
     return p;
+}
+
+/* Emulators are slow: TFB_TEST_QUICK=n runs one in n of the cases that ask here. */
+TFB__UNUSED static int t_turn(void) {
+    static uint32_t turn;
+    const char *quick = getenv("TFB_TEST_QUICK");
+    const int n = quick ? atoi(quick) : 1;
+    if (n <= 1) return 1;
+    if (turn == 0) printf("note: one case in %d (TFB_TEST_QUICK)\n", n);
+    turn += 0x9E3779B1u; /* no loop's rhythm */
+    return (turn >> 8) % (uint32_t)n == 0;
 }
 
 /* Equal as bits; any NaN equals any NaN. Returns the first difference or n. */

@@ -86,7 +86,7 @@ static double errors_of(tfb_ctx *ctx, const peer *p, double *rms) {
         for (i = 0; i < S; i++)
             max = fmax(max, row_errors(i, p->causal ? i + 1 : S, &squares));
     }
-    *rms = sqrt(squares / ((double)S * D * SEEDS));
+    *rms = sqrt(squares / (double)(S * D * SEEDS));
     return max;
 }
 

@@ -4,6 +4,8 @@
 # Tests print lines "ok name", "FAIL name .." and "skip name: reason". Only failures, with
 # what else the test printed, and skips are shown; the last line has the sums. A test that
 # crashes, hangs, prints no result or has a sanitizer's report counts as a failure.
+# With TFB_TEST_LOG everything they print goes to that file, "== test" before each, and
+# tests/tools/support.sh comes last, which compares README with it.
 
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
@@ -30,11 +32,15 @@ END {
 }'
 
 # Takes test after test that no other lane has taken.
-lane() {
-    n=0
+lane() { # a name for the folders of these tests; tests
+    lane=$1
+    shift
+    count=10000 # so that names sort like numbers
     for test; do
-        n=$((n + 1))
+        count=$((count + 1))
+        n=$lane$count
         mkdir "$work/$n" 2>/dev/null || continue
+        echo "== $test" >"$work/$n/name"
         # shellcheck disable=SC2046,SC2086 # words are meant to be split
         {
             $limit env $(printf '%s\n' "$test" | sed 's/[^ ]*\.sh\( \|$\)/sh &/') \
@@ -49,10 +55,14 @@ lane() {
 
 lanes=$(nproc 2>/dev/null || echo 1)
 while [ "$lanes" -gt 0 ]; do
-    lane "$@" &
+    lane each "$@" &
     lanes=$((lanes - 1))
 done
 wait
+if [ "$TFB_TEST_LOG" ]; then
+    for test in "$work"/each*; do cat "$test/name" "$test/out"; done >"$TFB_TEST_LOG"
+    lane last tests/tools/support.sh
+fi
 cat "$work"/*/skips 2>/dev/null
 cat "$work"/*/sums | awk '{ ok += $1; failed += $2; skip += $3 }
      END { printf "%d passed, %d failed, %d skipped\n", ok, failed, skip

@@ -71,6 +71,7 @@ static const tfb__kernels *rows_without_needs(void) {
 /* The list is best first; the first usable one is what every kind of context takes. */
 static void test_isa_best(void) {
     isa_row rows[ISA_MAX];
+    tfb__isa_row row;
     uint64_t mem[8];
     tfb_ctx ctx;
     int n, i;
@@ -129,9 +130,10 @@ static void test_isa_force_errors(void) {
     tfb_ctx_free(&ctx);
 }
 
-/* A CPU that has nothing: every table but the last is refused and says why. */
+/* A CPU that has nothing: every table that needs something is refused and says why. */
 static void test_isa_lacking(void) {
     isa_row rows[ISA_MAX];
+    tfb__isa_row row;
     char text[160];
     tfb_ctx ctx;
     int n, i;
@@ -140,6 +142,7 @@ static void test_isa_lacking(void) {
     ctx.cpu = 0;
     n = list(&ctx, rows);
     for (i = 0; i < n - 1; i++) {
+        if (tfb__isa_row_get(i, &row) && row.kernels && !row.need) continue;
         CHECK(!usable(&rows[i]) && *rows[i].why, "%s: %s", rows[i].name, rows[i].why);
         sprintf(text, "tfb_isa_force: %s: %s", rows[i].name, rows[i].why);
         CHECK_FAILS(&ctx, TFB_ERR_UNSUPPORTED, text, tfb_isa_force(&ctx, rows[i].name));

@@ -122,7 +122,7 @@ static void make_extra(void) {
             n += around(extra + n, power, 32);
         }
     for (i = 0; i < SWEEP; i++)
-        extra[n++] = (float)((i - SWEEP / 2) * (110.0 / SWEEP * 2));
+        extra[n++] = (float)((i - SWEEP / 2) * (110.0 / (double)SWEEP * 2));
     for (i = 1; i <= PIS / 3; i++) /* to 2^17: where sine or cosine almost vanish */
         n += around(extra + n, (float)(i * 1.5707963267948966), 1);
     CHECK(n == TRIG, "%d of %d samples", n, (int)TRIG);

@@ -927,7 +927,7 @@ static int32_t position(const world *w, const update *u, int pattern, int start,
     const uint32_t u32 = mix((uint32_t)start, (uint32_t)i);
     switch (pattern) {
     case BACKWARDS: return (int32_t)(from + u->T - 1 - i % MAX(1, u->T));
-    case ANYWHERE: return (int32_t)(low + u32 % (uint32_t)span);
+    case ANYWHERE: return (int32_t)(low + (tfb_idx)(u32 % (uint32_t)span));
     case EQUAL: return (int32_t)from;
     case FAR_AWAY: return (int32_t)(from + (i % 3 == 1 ? 70 : 0));
     default: return (int32_t)(from + i);

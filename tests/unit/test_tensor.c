@@ -445,7 +445,7 @@ static double half_value(const half_kind *h, int code) {
 /* The code nearest to x, the even one of two; -1 for NaN. */
 static int half_nearest(const half_kind *h, double x) {
     const double a = fabs(x);
-    const int sign = signbit(x) ? 0x8000 : 0;
+    const int sign = copysign(1.0, x) < 0 ? 0x8000 : 0;
     int lo = 0, hi = h->codes;
     double below, above;
     if (x != x) return -1;
