@@ -1231,7 +1231,8 @@ static void fft_case(int radix, int inverse, int turned) {
                     const float *roots = w + j * s.w_outer + i * s.w_inner;
                     double re = 0, im = 0, off;
                     for (q = 0; q < r; q++) {
-                        const double a = sign * 6.283185307179586 * (double)(q * k) / r;
+                        const double a =
+                            sign * 6.283185307179586 * (double)(q * k) / radix;
                         const tfb_idx p = inverse ? q : k; /* whose root */
                         double x = (double)old[at + q * s.step];
                         double y = (double)old[at + q * s.step + 16], c = cos(a);
