@@ -24,7 +24,8 @@
  * "move" shifts a window by a row, and "append" is our append alone: ours over it is
  * its share of a step. The peer "parts" of mhsa and mlp is the calls they consist of,
  * without the block around them and without chunks; mamba_step is held to reading its
- * weights once. --only limits measures no workload. --sweep looks for sizes that are
+ * weights once. Rows hyena are blocks, B x N x C x heads, a second, its peer is the same
+ * block with causal attention. --only limits measures no workload. --sweep looks for sizes that are
  * slower than their neighbours instead.
  *
  * To add a workload: a row in WORKLOADS and its shapes in ROWS. To add a peer: a row in
@@ -1044,6 +1045,66 @@ static double flops_mlp(const tfb_idx *n) {
 static const rival PARTS_MHSA[] = {{"parts", parts_mhsa}, {NULL, NULL}},
                    PARTS_MLP[] = {{"parts", parts_mlp}, {NULL, NULL}};
 
+/* --- A block with Hyena inside, and the same with causal attention. --- */
+static struct {
+    tfb_hyena mixer;
+    void *weights;
+} HYENA_MADE;
+
+static void shape_hyena(job *j) { /* B N C H */
+    shape_mhsa(j);
+    j->t[B_FIRST].ndim = j->t[B_SECOND].ndim = 0;
+}
+
+/* Its kernel and the spectra of it are kept, as they are at inference. */
+static void job_hyena(job *j) {
+    tfb_hyena_opts o = TFB_INIT;
+    size_t bytes;
+    tfb_ckconv_forget(&HYENA_MADE.mixer.conv);
+    free(HYENA_MADE.weights);
+    o.conv.channels = j->n[2];
+    o.conv.edge[0] = TFB_EDGE_CAUSAL;
+    o.conv.length[0] = j->n[1];
+    o.conv.mask = TFB_CKCONV_EXPONENTIAL;
+    o.conv.method = TFB_CONV_FFT;
+    o.short_taps[0] = 3;
+    o.short_causal = 1;
+    o.gate1 = TFB_FN_SILU;
+    o.gate2 = TFB_FN_SIGMOID;
+    o.gate2_set = 1;
+    bytes = tfb_hyena_bytes(&o);
+    HYENA_MADE.weights = allocate(bytes);
+    if (tfb_hyena_init(j->ctx, &HYENA_MADE.mixer, &o, HYENA_MADE.weights, bytes) !=
+            TFB_OK ||
+        tfb_ckconv_prepare(j->ctx, &HYENA_MADE.mixer.conv, j->n + 1, 1, NULL, 0) !=
+            TFB_OK)
+        stop(j->w->name, j->ctx->message);
+}
+
+static tfb_status block_with(job *j, tfb_mixer mixer) {
+    tfb_qkv block = TFB_INIT;
+    tfb_qkv_call call = TFB_INIT;
+    block.channels = block.kv_channels = j->n[2];
+    block.wqkv = j->t[B_PACK0];
+    block.wout = j->t[B_PACK1];
+    block.mixer = mixer;
+    call.inference = 1;
+    return tfb_qkv_forward(j->ctx, &block, &j->t[B_X], &call, &j->t[B_Y]);
+}
+
+static tfb_status ours_hyena(job *j) {
+    return block_with(j, tfb_hyena_as_mixer(&HYENA_MADE.mixer));
+}
+
+static tfb_status attention_block(job *j) {
+    tfb_attention_mixer m = TFB_INIT;
+    m.heads = j->n[3];
+    m.opts.causal = TFB_CAUSAL_BOTTOM_RIGHT;
+    return block_with(j, tfb_attention_as_mixer(&m));
+}
+
+static const rival ATTENTION_BLOCK[] = {{"attention", attention_block}, {NULL, NULL}};
+
 /* --- A step of Mamba. --- */
 enum { M_X, M_WEIGHTS, M_CONV, M_H, M_Y };
 
@@ -1139,6 +1200,7 @@ enum {
     MHSA = 1 << 26,
     MLP = 1 << 27,
     MAMBA_STEP = 1 << 28,
+    HYENA = 1 << 29,
     ATTENTIONS = ATTENTION | CAUSAL,
     LINEARS = LINEAR | LINEAR_PACKED,
     GEMMS = MATMUL | LINEARS
@@ -1188,6 +1250,7 @@ static const workload WORKLOADS[] = {
     {"mhsa", FLOPS, B_Y, shape_mhsa, ours_mhsa, NULL, flops_mhsa, NULL, PARTS_MHSA},
     {"mlp", FLOPS, B_Y, shape_mlp, ours_mlp, NULL, flops_mlp, NULL, PARTS_MLP},
     {"mamba_step", READ, M_Y, shape_mamba, ours_mamba, NULL, bytes_mamba, NULL},
+    {"hyena", STEPS, B_Y, shape_hyena, ours_hyena, NULL, one_step, NULL, ATTENTION_BLOCK},
 };
 /* clang-format on */
 
@@ -1288,6 +1351,16 @@ static const struct row {
     {MLP, QUICK, {33, 192, 768, 16}},
     {MLP, 0, {197, 768, 3072, 64}},
     {MLP, 0, {2448, 768, 3072, 64}},
+    {HYENA, 0, {1, 128, 256, 4}},
+    {HYENA, 0, {1, 256, 256, 4}},
+    {HYENA, 0, {1, 512, 256, 4}},
+    {HYENA, QUICK, {1, 1024, 256, 4}},
+    {HYENA, 0, {1, 2048, 256, 4}},
+    {HYENA, 0, {1, 4096, 256, 4}},
+    {HYENA, 0, {1, 8192, 256, 4}},
+    {HYENA, 0, {1, 16384, 256, 4}},
+    {HYENA, 0, {1, 32768, 256, 4}},
+    {HYENA, 0, {1, 65536, 256, 4}},
     {MAMBA_STEP, COLD, {768}},
 };
 
@@ -1473,7 +1546,9 @@ static void job_make(job *j, const workload *w, const struct row *r) {
     if (w->layer && w->layer->parts & PACKED) job_pack(j);
     if (w->shape == shape_kv) kv_make(j);
     if (w->shape == shape_scan) job_decay(j);
-    if (w->rivals == PARTS_MHSA || w->rivals == PARTS_MLP) job_pack_block(j);
+    if (w->rivals == PARTS_MHSA || w->rivals == PARTS_MLP || w->shape == shape_hyena)
+        job_pack_block(j);
+    if (w->shape == shape_hyena) job_hyena(j);
     if (w->shape == shape_mamba) job_mamba(j);
     job_place(j, 0);
 }
@@ -1546,7 +1621,8 @@ static void field_check(field *f) {
     int i;
     for (i = 0; i < f->players; i++) {
         const player *p = &f->p[i];
-        if (p->ours == ours_plain || p->ours == kv_append) continue;
+        if (p->ours == ours_plain || p->ours == kv_append || p->ours == attention_block)
+            continue;
         job_place(&f->j, 0);
         now = (float *)y->data;
         memset((void *)now, 255, 4 * count); /* NaN */
@@ -1554,7 +1630,7 @@ static void field_check(field *f) {
         if (f->j.w->shape == shape_mamba) mamba_reset(&f->j);
         field_work(f, p);
         if (i == 0) memcpy((void *)first, now, 4 * count);
-        if (p->isa && memcmp(first, now, 4 * count) != 0)
+        if (p->isa && p->ours != ours_hyena && memcmp(first, now, 4 * count) != 0)
             stop(p->name, "other bits than the first table's");
         for (at = 0; at < count; at++) {
             const float off = now[at] - first[at], size = first[at] * first[at];

@@ -3,10 +3,12 @@
 build/bench.tsv as build/bench.svg: how much of the machine's limit each workload reaches,
 ours beside every peer; build/torch.tsv, if there, adds one more peer to it.
 build/sweep.tsv as build/sweep.svg: speed over the size of square products.
+Rows of blocks with Hyena inside make build/crossing.svg: where attention falls behind.
 
     python3 tests/bench/plot.py [bench.tsv or sweep.tsv [the .svg]]
 """
 import csv
+import math
 import os
 import statistics
 import sys
@@ -191,6 +193,75 @@ def draw_sweep(high, lines):
     return svg(left + width + 24, top + height + 48, body)
 
 
+def read_crossing(rows):
+    """{mixer: [(tokens, milliseconds)]} of blocks, by the best table."""
+    rows = [r for r in rows if r["workload"] == "hyena"]
+    lines = {}
+    for r in rows:
+        tokens = int(r["shape"].replace(",", "x").split("x")[1])
+        if r["isa"] == rows[0]["isa"] and r["peer"] == "attention":
+            for name, column in (("Hyena", "ours"), ("attention", "peer_value")):
+                lines.setdefault(name, []).append((tokens, 1e3 / float(r[column])))
+    return {name: sorted(line) for name, line in lines.items()}
+
+
+def crossing(lines):
+    """Tokens from which Hyena is faster, straight lines between in logarithms, or None;
+    the fewest there are if it always is."""
+    gaps = [(math.log2(n), math.log(slow / fast)) for (n, fast), (_, slow)
+            in zip(lines["Hyena"], lines["attention"])]
+    if gaps[0][1] >= 0:
+        return 2 ** gaps[0][0]
+    for (n0, gap0), (n1, gap1) in zip(gaps, gaps[1:]):
+        if gap0 < 0 <= gap1:
+            return 2 ** (n0 + (n1 - n0) * gap0 / (gap0 - gap1))
+    return None
+
+
+def draw_crossing(lines):
+    """Milliseconds of a block over its tokens, both in logarithms."""
+    left, top, width, height = 64, 44, 560, 360
+    tokens = sorted({n for line in lines.values() for n, _ in line})
+    times = [ms for line in lines.values() for _, ms in line]
+    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+    first, last = math.log2(tokens[0]), math.log2(tokens[-1])
+
+    def place(n, ms):
+        return (left + width * (math.log2(n) - first) / max(last - first, 1),
+                top + height * (high - math.log10(ms)) / max(high - low, 1))
+
+    def ruler(a, b):
+        (x1, y1), (x2, y2) = a, b
+        return (f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
+                'stroke="#ddd"/>')
+
+    body = [text(left, 20, "a block, Hyena or causal attention inside", font_size="13"),
+            text(16, top - 8, "ms", fill="#666"),
+            text(left + width / 2, top + height + 36, "tokens", text_anchor="middle")]
+    for n in tokens:
+        x, y = place(n, 10 ** low)
+        body += [ruler((x, y), (x, top)),
+                 text(x, y + 18, str(n), text_anchor="middle", fill="#666")]
+    for power in range(low, high + 1):
+        x, y = place(tokens[0], 10 ** power)
+        body += [ruler((x, y), (x + width, y)),
+                 text(x - 6, y + 4, f"{10 ** power:g}", text_anchor="end", fill="#666")]
+    at = left + 300
+    for (name, line), stroke in zip(lines.items(), [OURS[0], PEERS[0]]):
+        points = " ".join("{:.1f},{:.1f}".format(*place(*p)) for p in line)
+        body += [f'<polyline points="{points}" fill="none" stroke="{stroke}" '
+                 'stroke-width="1.5"/>',
+                 rect(at, 10, 12, 12, stroke), text(at + 17, 20, name, font_size="13")]
+        at += 50 + 7.2 * len(name)
+    meet = crossing(lines)
+    if meet:
+        x, y = place(meet, 10 ** low)
+        body += [f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x:.1f}" y2="{top}" '
+                 'stroke="#222" stroke-dasharray="4 3"/>',
+                 text(x + 5, top + 14, f"Hyena is faster from {meet:.0f} tokens on")]
+    return svg(left + width + 24, top + height + 48, body)
+
+
 def convert(source, target):
     """Reads the one file and writes the other."""
     try:
@@ -203,6 +274,15 @@ def convert(source, target):
             picture = draw(*read(rows + torch_rows(source, rows)))
     except (OSError, KeyError, ValueError) as error:
         sys.exit(f"plot.py: {source}: {error}; run the benchmark first")
+    write(target, picture)
+    lines = {} if "of_peak" in rows[0] else read_crossing(rows)
+    if lines:
+        write(os.path.join(os.path.dirname(target), "crossing.svg"),
+              draw_crossing(lines))
+
+
+def write(target, picture):
+    """Writes a picture and says where."""
     with open(target, "w", encoding="utf-8") as file:
         file.write(picture)
     print(target)

@@ -6,6 +6,7 @@
 Plain loops over Python's floats (IEEE double); sums by math.fsum, which rounds once. The
 inputs are short binary fractions or rounded to float32, so float32 holds them exactly.
 """
+import itertools
 import math
 import struct
 
@@ -464,6 +465,43 @@ def conv(name, b, e, t, k, act, before=False):
     write("conv1d_" + name, "causal_conv1d", {"act": act}, inputs, outputs)
 
 
+def long_conv(name, b, c, grid, taps, mode, each=False):
+    """mode: causal and circular have their origin at the first tap, same and mixed (the
+    first axis circular, the others with zeros) in the centre. each: kernels per sample."""
+    x, skip = single(array(b, c, *grid)), array(c)
+    k = single(array(b, c, *taps)) if each else single(array(c, *taps))
+    circular = [mode == "circular" or (mode == "mixed" and i == 0)
+                for i in range(len(grid))]
+    centre = mode in ("same", "mixed")
+
+    def at(t, place):
+        for i in place:
+            t = t[i]
+        return t
+
+    def tap(n, m, size, count, around):
+        t = n - m + (count // 2 if centre else 0)
+        t = t % size if around else t
+        return t if 0 <= t < count else None
+
+    def value(i, j, n):
+        terms = [skip[j] * at(x[i][j], n)]
+        for m in itertools.product(*map(range, grid)):
+            t = [tap(*args) for args in zip(n, m, grid, taps, circular)]
+            if None not in t:
+                terms.append(at((k[i] if each else k)[j], t) * at(x[i][j], m))
+        return math.fsum(terms)
+
+    def grid_of(i, j, n=()):
+        if len(n) == len(grid):
+            return value(i, j, n)
+        return [grid_of(i, j, n + (p,)) for p in range(grid[len(n)])]
+
+    write("long_conv_" + name, "longconv", {"mode": mode, "ndim": len(grid)},
+          {"x": x, "k": k, "skip": skip},
+          {"y": [[grid_of(i, j) for j in range(c)] for i in range(b)]})
+
+
 def softplus(x):
     return max(x, 0) + math.log1p(math.exp(-abs(x)))
 
@@ -614,6 +652,11 @@ def main():
     mha("one_token", 1, 1, 2, 1, 6, 0, 0, False)
     mamba("few_tokens", 2, 2, 5, 6, 3, 4, 2)
     mamba("two_taps", 1, 7, 3, 4, 5, 2, 1)
+    long_conv("causal", 2, 2, (9,), (12,), "causal", each=True)
+    long_conv("circular_prime", 1, 3, (7,), (7,), "circular")
+    long_conv("same", 1, 2, (10,), (19,), "same")
+    long_conv("mixed", 1, 2, (6, 5), (5, 3), "mixed")
+    long_conv("volume", 1, 1, (3, 4, 5), (3, 2, 5), "circular", each=True)
 
 
 main()

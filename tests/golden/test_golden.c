@@ -826,6 +826,50 @@ static void run_conv1d(const ref_case *c) {
     if (carried) compare_chain(c, "last", &state, 1); /* the inputs, in 12 digits */
 }
 
+/* [.., C, n0, ..] with the channels last. */
+static tfb_tensor channels_last(tfb_tensor t, int axes) {
+    int order[TFB_MAX_DIMS], i, first = t.ndim - axes - 1;
+    for (i = 0; i < t.ndim; i++) order[i] = i < first ? i : i + 1;
+    order[t.ndim - 1] = first;
+    CHECK_OK(&ctx, tfb_permute(&ctx, &t, order, &t));
+    return t;
+}
+
+/* By direct sums and by transforms; the bound of the latter is that of both. */
+static void run_long_conv(const ref_case *c) {
+    const int axes = (int)whole(c, "ndim", 1);
+    const char *mode = text(c, "mode", "");
+    const tfb_tensor x = channels_last(need(c, 'i', "x"), axes);
+    const tfb_tensor k = channels_last(need(c, 'i', "k"), axes);
+    tfb_tensor y = result(c, "y"), to = channels_last(y, axes);
+    const tfb_idx C = x.shape[x.ndim - 1], all = tfb_numel(&y), taps = tfb_numel(&k) / C;
+    double *tol = bounds(c, "y"), most = 0;
+    tfb_long_conv_opts o;
+    tfb_idx i, j;
+    memset(&o, 0, sizeof o);
+    o.shortcut = input(c, "skip");
+    o.first_tap = !strcmp(mode, "causal") || !strcmp(mode, "circular");
+    for (i = 0; i < axes; i++)
+        if (!strcmp(mode, "circular") || (!strcmp(mode, "mixed") && i == 0))
+            o.edge[i] = TFB_EDGE_CIRCULAR;
+    if (!strcmp(mode, "causal")) o.edge[0] = TFB_EDGE_CAUSAL;
+    for (i = 0; i < all; i++) most = fmax(most, fabs((double)((const float *)x.data)[i]));
+    for (i = 0; i < all; i++) {
+        const tfb_idx channel = i / (all / x.shape[0] / C) % C, b = i * x.shape[0] / all;
+        const tfb_idx each = k.ndim == x.ndim ? taps / x.shape[0] : taps;
+        const tfb_idx first = k.ndim == x.ndim ? b * C + channel : channel;
+        double sum = 0; /* k lies channels first */
+        for (j = 0; j < each; j++)
+            sum += fabs((double)((const float *)k.data)[first * each + j]);
+        tol[i] = 1e-6 * most * sum + 4 * U * most;
+    }
+    for (i = TFB_CONV_DIRECT; i <= TFB_CONV_FFT; i++) {
+        o.method = (tfb_conv_method)i;
+        CHECK_OK(&ctx, tfb_long_conv(&ctx, &x, &k, &o, &to));
+        compare(c, "y", &y, tol);
+    }
+}
+
 /* A state sums over T tokens, a result over N states; exponents, softplus and silu. */
 static void run_scan(const ref_case *c) {
     const int ssd = !strcmp(c->op, "ssd");
@@ -986,6 +1030,7 @@ static const struct {
                   {"block_llama", run_llama},
                   {"block_gpt2", run_gpt2},
                   {"causal_conv1d", run_conv1d},
+                  {"longconv", run_long_conv},
                   {"selective_scan", run_scan},
                   {"ssd", run_scan},
                   {"mamba_block", run_mamba},
@@ -1014,8 +1059,8 @@ static const struct {
     {"bmm_7_1_8_3", NULL},
     {"cconv_k4_silu", NULL},
     {"ckconv_kernel_1d", NULL},
-    {"conv1_causal_33", LATER},
-    {"conv2_circ_16x12", LATER},
+    {"conv1_causal_33", NULL},
+    {"conv2_circ_16x12", NULL},
     {"ffn_geglu_m2_c65_h31", NULL},
     {"gemm_2", NULL},
     {"glubwd", GRADIENT},

@@ -7,6 +7,7 @@
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS under -std=c99 */
 #endif
 #include "../test.h"
+#include <math.h>
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(__wasm__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -1217,6 +1218,161 @@ static void taps(void) {
         taps_case((int)t_int(1, TFB__TAP_OUTPUTS), PICK(lengths), PICK(counts));
 }
 
+/* --- fft and spectrum: outside the contract of bits, compared with double --- */
+/* Butterflies of complex rows somewhere in z; every place no butterfly has keeps. */
+static void fft_case(int radix, int inverse, int turned) {
+    const tfb_idx inner = t_int(1, 5), outer = t_int(1, 3), r = radix;
+    const tfb_idx rows = inner * outer * r, row = t_int(0, 1) ? 32 : 96;
+    float *z = numbers(rows * row, 1), *old = copy_of(z, rows * row), *w;
+    const double sign = inverse ? 1 : -1;
+    tfb_idx i, j, k, q, l;
+    tfb__fft s;
+    s.radix = radix;
+    s.inverse = inverse;
+    s.turned = turned;
+    s.inner = inner;
+    s.outer = outer;
+    s.inner_step = row;
+    s.step = inner * row;
+    s.outer_step = r * s.step;
+    s.w_inner = 3 * (r - 1);
+    s.w_outer = t_int(0, 1) ? inner * s.w_inner : 0;
+    s.z = z;
+    s.w = w = numbers(3 * (r - 1) * inner * outer, 1);
+    for (i = 0; i < (r - 1) * inner * outer; i++) w[3 * i + 2] = -w[3 * i + 1];
+    isa->fft(&s);
+    for (j = 0; j < outer; j++)
+        for (i = 0; i < inner; i++)
+            for (k = 0; k < r; k++)
+                for (l = 0; l < 16; l++) {
+                    const tfb_idx at = j * s.outer_step + i * s.inner_step + l;
+                    const float *roots = w + j * s.w_outer + i * s.w_inner;
+                    double re = 0, im = 0, off;
+                    for (q = 0; q < r; q++) {
+                        const double a =
+                            sign * 6.283185307179586 * (double)(q * k) / radix;
+                        const tfb_idx p = inverse ? q : k; /* whose root */
+                        double x = (double)old[at + q * s.step];
+                        double y = (double)old[at + q * s.step + 16], c = cos(a);
+                        double d = sin(a), t;
+                        t = x * c - y * d, y = x * d + y * c, x = t;
+                        c = turned && p ? (double)roots[3 * (p - 1)] : 1;
+                        d = turned && p ? -sign * (double)roots[3 * (p - 1) + 1] : 0;
+                        re += x * c - y * d;
+                        im += x * d + y * c;
+                    }
+                    off = fabs(re - (double)z[at + k * s.step]) +
+                          fabs(im - (double)z[at + k * s.step + 16]);
+                    CHECK(off < 3e-6, "radix %d inverse %d turned %d: off by %g", radix,
+                          inverse, turned, off);
+                }
+    for (i = 0; i < rows * row; i++)
+        CHECK(i % row < 32 || same(z + i, old + i, 1), "place %ld", (long)i);
+    done("fft");
+}
+
+/* One row, turned and nothing else. */
+static void fft_turns(int inverse) {
+    float *z = numbers(5 * 32, 1), *old = copy_of(z, 5 * 32), *w = numbers(15, 1);
+    tfb_idx i;
+    tfb__fft s;
+    memset((void *)&s, 0, sizeof s);
+    s.radix = s.turned = 1;
+    s.inverse = inverse;
+    s.outer = 5;
+    s.outer_step = 32;
+    s.w_outer = 3;
+    s.inner = 1;
+    s.z = z;
+    s.w = w;
+    for (i = 0; i < 5; i++) w[3 * i + 2] = -w[3 * i + 1];
+    isa->fft(&s);
+    for (i = 0; i < 80; i++) {
+        const tfb_idx at = i / 16 * 32 + i % 16;
+        const double x = (double)old[at], y = (double)old[at + 16];
+        const double c = (double)w[i / 16 * 3];
+        const double d = (inverse ? -1 : 1) * (double)w[i / 16 * 3 + 1];
+        CHECK(fabs(x * c - y * d - (double)z[at]) < 1e-6 &&
+                  fabs(x * d + y * c - (double)z[at + 16]) < 1e-6,
+              "inverse %d, row %ld", inverse, (long)i / 16);
+    }
+    done("fft");
+}
+
+static void fft(void) {
+    static const int radices[] = {2, 3, 4, 5, 7, 8};
+    int i, j;
+    for (i = 0; i < 6; i++)
+        for (j = 0; j < 16; j++) fft_case(radices[i], j & 1, j >> 1 & 1);
+    fft_turns(0);
+    fft_turns(1);
+}
+
+/* What is kept of rows, and their product with it. */
+static void spectrum_case(tfb_idx n, int twin) {
+    int32_t *mate = (int32_t *)(void *)room(n);
+    float *w = room(3 * n), *z = numbers(n * 32, 1), *zm, *h, *zo, *zmo;
+    tfb_idx i, l, pairs = 0;
+    tfb__spectrum s;
+    zm = twin ? z : numbers(n * 32, 1);
+    for (i = 0; i < n; i++) {
+        const double a = 6.283185307179586 * (double)i / (double)n;
+        mate[i] = (int32_t)((n - i) % n);
+        w[3 * i] = (float)-cos(a);
+        w[3 * i + 1] = (float)sin(a);
+        w[3 * i + 2] = -w[3 * i + 1];
+        pairs += !twin || mate[i] >= i;
+    }
+    h = room(pairs * 64);
+    s.n = n;
+    s.mate = mate;
+    s.w = w;
+    s.z = z;
+    s.z_mate = zm;
+    s.h = h;
+    s.same = twin;
+    s.scale = 0.25f;
+    s.keep = 1;
+    zo = copy_of(z, n * 32);
+    zmo = twin ? zo : copy_of(zm, n * 32);
+    isa->spectrum(&s);
+    s.keep = 0;
+    isa->spectrum(&s);
+    pairs = 0;
+    for (i = 0; i < n; i++) {
+        const tfb_idx q = mate[i];
+        if (twin && q < i) continue;
+        for (l = 0; l < 16; l++) {
+            const double pr = (double)zo[i * 32 + l], pi = (double)zo[i * 32 + 16 + l];
+            const double qr = (double)zmo[q * 32 + l], qi = (double)zmo[q * 32 + 16 + l];
+            const double er = pr + qr, ei = pi - qi, dr = pr - qr, di = pi + qi;
+            const double sr = dr * dr - di * di, si = 2 * dr * di;
+            const double c = (double)w[3 * i], d = (double)w[3 * i + 1];
+            const double yr = (er * er - ei * ei + c * sr - d * si) / 4;
+            const double yi = (2 * er * ei + c * si + d * sr) / 4;
+            const double tr = (er * dr - ei * di) / 2, ti = (er * di + ei * dr) / 2;
+            const float *at = z + i * 32 + l, *bt = zm + q * 32 + l;
+            CHECK(fabs((double)h[pairs * 64 + l] - er / 4) < 1e-6, "h of %ld", (long)i);
+            if (!twin || q != i)
+                CHECK(fabs(yr + tr - (double)at[0]) + fabs(yi + ti - (double)at[16]) <
+                          1e-5,
+                      "n %ld, pair %ld", (long)n, (long)i);
+            CHECK(fabs(yr - tr - (double)bt[0]) + fabs(ti - yi - (double)bt[16]) < 1e-5,
+                  "n %ld, mate %ld", (long)n, (long)i);
+        }
+        pairs++;
+    }
+    done("spectrum");
+}
+
+static void spectrum(void) {
+    tfb_idx n;
+    for (n = 1; n < 9; n++) {
+        spectrum_case(n, 0);
+        spectrum_case(n, 1);
+    }
+}
+
 /* kind: exponents of one sign, of both without and with softplus. */
 static void scan_numbers(tfb__scan *k, int kind) {
     const tfb_idx n_a = (k->one ? 1 : k->n) * 16;
@@ -1324,7 +1480,8 @@ static const kernel_test tests[] = {
     {"turns", turns},         {"rotate", rotate},
     {"attention", attention}, {"merge", merge},
     {"conv", conv},           {"scan", scan},
-    {"taps", taps},
+    {"taps", taps},           {"fft", fft},
+    {"spectrum", spectrum},
 };
 
 static void run_one(const char *name, const kernel_test *test) {

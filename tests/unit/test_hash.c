@@ -647,7 +647,8 @@ static uint64_t hash_uniform(tfb_ctx *ctx, int arg) {
     return hash_tensor(ctx, tfb_uniform(ctx, seed, first, -0.75f, 1.5f, &y), &y);
 }
 
-enum { BLOCK_MAMBA = 1, BLOCK_STEP = 2, BLOCK_SAVE = 4 };
+enum { BLOCK_MAMBA = 1, BLOCK_STEP = 2, BLOCK_SAVE = 4, BLOCK_CKCONV = 8 };
+enum { BLOCK_HYENA = 16 };
 enum { BLOCK_C = 32, BLOCK_T = 21 };
 
 /* 4 heads of 8, 2 of keys; forward over a grid, step with a window. */
@@ -691,6 +692,84 @@ static const tfb_qkv *mamba_block(tfb_ctx *ctx, int step) {
     return &block;
 }
 
+/* Its two axes are a circle and one with ends; in steps one causal axis. Sums are direct:
+ * transforms are outside the contract. */
+static tfb_ckconv_opts ckconv_opts(int step) {
+    tfb_ckconv_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.channels = BLOCK_C;
+    o.axes = step ? 1 : 2;
+    o.edge[0] = step ? TFB_EDGE_CAUSAL : TFB_EDGE_CIRCULAR;
+    o.length[0] = 8;
+    o.length[1] = 5;
+    o.kind = step ? TFB_CKCONV_FOURIER : TFB_CKCONV_SIREN;
+    o.mask = step ? TFB_CKCONV_EXPONENTIAL : TFB_CKCONV_GAUSSIAN;
+    o.method = TFB_CONV_DIRECT;
+    o.mask_least = 0.5f; /* nothing subnormal is left */
+    o.hidden = 6;
+    o.layers = 2;
+    o.seed = 29;
+    return o;
+}
+
+static const tfb_qkv *block_around(tfb_ctx *ctx, tfb_mixer mixer) {
+    static tfb_qkv block;
+    tfb_qkv_opts q;
+    memset((void *)&q, 0, sizeof q);
+    q.channels = BLOCK_C;
+    q.seed = 31;
+    q.mixer = mixer;
+    CHECK_OK(ctx, tfb_qkv_init(ctx, &block, &q, room((tfb_idx)tfb_qkv_bytes(&q) / 4),
+                               tfb_qkv_bytes(&q)));
+    return &block;
+}
+
+static const tfb_qkv *ckconv_block(tfb_ctx *ctx, int step) {
+    static tfb_ckconv m;
+    tfb_ckconv_opts o = ckconv_opts(step);
+    o.gated = 1;
+    CHECK_OK(ctx, tfb_ckconv_init(ctx, &m, &o, room((tfb_idx)tfb_ckconv_bytes(&o) / 4),
+                                  tfb_ckconv_bytes(&o)));
+    return block_around(ctx, tfb_ckconv_as_mixer(&m));
+}
+
+static const tfb_qkv *hyena_block(tfb_ctx *ctx, int step) {
+    static tfb_hyena m;
+    tfb_hyena_opts o;
+    memset((void *)&o, 0, sizeof o);
+    o.conv = ckconv_opts(step);
+    o.short_taps[0] = 3;
+    o.short_taps[1] = 4;
+    o.short_causal = step != 0;
+    o.gate1 = step ? TFB_FN_SILU : TFB_FN_IDENTITY;
+    o.gate2 = TFB_FN_SIGMOID;
+    o.gate2_set = 1;
+    o.qk_norm = step ? TFB_QK_NORM_L2 : TFB_QK_NORM_RMS;
+    o.norm = o.out_norm = TFB_QK_NORM_RMS;
+    CHECK_OK(ctx, tfb_hyena_init(ctx, &m, &o, room((tfb_idx)tfb_hyena_bytes(&o) / 4),
+                                 tfb_hyena_bytes(&o)));
+    return block_around(ctx, tfb_hyena_as_mixer(&m));
+}
+
+/* The kernel for 7 x 9 places; film: of two samples, gamma and beta being drawn. */
+static uint64_t hash_ckconv_kernel(tfb_ctx *ctx, int film) {
+    const tfb_idx n[2] = {7, 9};
+    tfb_ckconv_opts o = ckconv_opts(0);
+    tfb_tensor cond,
+        y = tfb_view4(room(2 * 7 * 17 * BLOCK_C), TFB_F32, 2, 7, 17, BLOCK_C);
+    tfb_ckconv m;
+    o.cond = film ? 3 : 0;
+    CHECK_OK(ctx, tfb_ckconv_init(ctx, &m, &o, room((tfb_idx)tfb_ckconv_bytes(&o) / 4),
+                                  tfb_ckconv_bytes(&o)));
+    cond = tfb_view2(noise(6, 191, 0.00390625f), TFB_F32, 2, 3);
+    if (!film) {
+        y = tfb_view3(y.data, TFB_F32, 7, 17, BLOCK_C);
+        return hash_tensor(ctx, tfb_ckconv_kernel(ctx, &m, n, 2, NULL, &y), &y);
+    }
+    m.film_w2.data = noise(tfb_numel(&m.film_w2), 193, 0.0001220703125f);
+    return hash_tensor(ctx, tfb_ckconv_kernel(ctx, &m, n, 2, &cond, &y), &y);
+}
+
 /* Uneven pieces; one of them is taken back and done again. */
 static tfb_status in_steps(tfb_ctx *ctx, const tfb_qkv *block, const tfb_tensor *x,
                            tfb_tensor *y) {
@@ -717,8 +796,10 @@ static tfb_status in_steps(tfb_ctx *ctx, const tfb_qkv *block, const tfb_tensor 
 
 static uint64_t hash_block(tfb_ctx *ctx, int arg) {
     const tfb_idx n = 2 * BLOCK_T * BLOCK_C;
-    const tfb_qkv *block =
-        (arg & BLOCK_MAMBA ? mamba_block : attention_block)(ctx, arg & BLOCK_STEP);
+    const tfb_qkv *block = (arg & BLOCK_MAMBA    ? mamba_block
+                            : arg & BLOCK_CKCONV ? ckconv_block
+                            : arg & BLOCK_HYENA  ? hyena_block
+                                                : attention_block)(ctx, arg & BLOCK_STEP);
     tfb_tensor x = tfb_view3(noise(n, 179, 0.00390625f), TFB_F32, 2, BLOCK_T, BLOCK_C);
     tfb_tensor y = tfb_view3(room(n), TFB_F32, 2, BLOCK_T, BLOCK_C);
     if (arg & BLOCK_SAVE) {
@@ -806,10 +887,17 @@ static const struct hashed {
     {"uniform", hash_uniform, 0},
     {"qkv_attention", hash_block, 0},
     {"qkv_mamba", hash_block, BLOCK_MAMBA},
+    {"ckconv_kernel", hash_ckconv_kernel, 0},
+    {"ckconv_kernel_film", hash_ckconv_kernel, 1},
+    {"qkv_ckconv", hash_block, BLOCK_CKCONV},
+    {"qkv_hyena", hash_block, BLOCK_HYENA},
     {"qkv_step_attention", hash_block, BLOCK_STEP},
     {"qkv_step_mamba", hash_block, BLOCK_MAMBA | BLOCK_STEP},
+    {"qkv_step_ckconv", hash_block, BLOCK_CKCONV | BLOCK_STEP},
+    {"qkv_step_hyena", hash_block, BLOCK_HYENA | BLOCK_STEP},
     {"params_save_attention", hash_block, BLOCK_SAVE},
     {"params_save_mamba", hash_block, BLOCK_MAMBA | BLOCK_SAVE},
+    {"params_save_hyena", hash_block, BLOCK_HYENA | BLOCK_SAVE},
 };
 #define HASHED ((int)(sizeof hashed / sizeof *hashed))
 
