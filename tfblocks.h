@@ -2288,6 +2288,11 @@ TFB_API tfb_idx tfb_numel(const tfb_tensor *t) {
     return n;
 }
 
+/* A call is shorter than fifteen words moved one by one. */
+static TFB__NOINLINE void tfb__assign(tfb_tensor *to, const tfb_tensor *from) {
+    *to = *from;
+}
+
 TFB__INLINE size_t tfb__stride_abs(tfb_idx s) {
     return s < 0 ? 0 - (size_t)s : (size_t)s;
 }
@@ -3102,6 +3107,8 @@ TFB__INLINE float tfb__fold16(float *lane) {
         for (i = 0; i < half; i++) lane[i] = lane[i] + lane[i + half];
     return lane[0];
 }
+
+static const float tfb__nothing = 0; /* where data of tensors without elements lies */
 
 /* 0, 1, 2, .. : which lanes of a vector lie before a bound. */
 static const float tfb__iota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -7588,8 +7595,7 @@ static tfb_status tfb__linear_pack(tfb_ctx *ctx, const tfb_tensor *w, const tfb_
     return TFB_OK;
 }
 #else
-#define tfb__linear_pack(ctx, w, y, g)                                                   \
-    tfb__fail(ctx, TFB_ERR_UNSUPPORTED, "tfb_linear: w is packed, see TFB_NO_PACKS")
+#define tfb__linear_pack(ctx, w, y, g) TFB_OK
 #endif
 
 static tfb_dtype tfb__unpacked_of(tfb_dtype dtype) {
@@ -7606,7 +7612,10 @@ static tfb_status tfb__linear_weight(tfb_ctx *ctx, const tfb_tensor *w,
     const int d = g->batch_dims;
     int i;
     g->packed = (TFB__PACKS & TFB__MASK(w->dtype)) != 0;
-    g->w = g->y;
+    TFB__REQUIRE(TFB__HAS(PACKS) || !g->packed, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: w is packed, which is left out by TFB_NO_PACKS", fn);
+    if (!TFB__HAS(PACKS)) g->packed = 0;
+    tfb__assign(&g->w, &g->y);
     g->w.data = w->data;
     g->w.dtype = g->packed ? tfb__unpacked_of(w->dtype) : w->dtype;
     for (i = 0; i < g->w.ndim; i++) g->w.stride[i] = 0;
@@ -7649,13 +7658,13 @@ static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
     TFB__TRY(tfb__check_extent(ctx, fn, "y", y, last, g->cols));
     TFB__TRY(tfb__check_out(ctx, fn, "y", y));
     TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 0));
-    g->a = *x;
-    g->y = *y;
+    tfb__assign(&g->a, x);
+    tfb__assign(&g->y, y);
     if (o->residual) {
         TFB__TRY(tfb__check(ctx, fn, "residual", o->residual, f32, x->ndim, x->ndim));
         TFB__TRY(tfb__check_like(ctx, fn, "residual", o->residual, y, x->ndim));
         TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "residual", o->residual, 1));
-        g->r = *o->residual;
+        tfb__assign(&g->r, o->residual);
     }
     if (o->bias) {
         TFB__TRY(tfb__check(ctx, fn, "bias", o->bias, f32, 1, 1));
@@ -7772,6 +7781,7 @@ typedef struct tfb__rowwise {
     tfb_tensor x, y, r, sum; /* r, sum: data NULL if absent */
     tfb_idx n, rows, per_task;
     const float *w, *b;
+    tfb_idx ws, bs; /* their strides, where they are not copied */
     float *lse, *scratch;
     tfb_idx buffers; /* rows of scratch a worker has, one per strided tensor */
     tfb_tensor lse_view;
@@ -7783,6 +7793,96 @@ typedef struct tfb__rowwise {
 /* The norms; the reference takes one of these too. */
 enum { TFB__RMSNORM, TFB__LAYERNORM, TFB__L2NORM };
 
+/* A vector of n copied to where it has no gaps; NULL if there is none. */
+static float *tfb__vector_copy(const tfb_tensor *t, tfb_idx n, float *to) {
+    tfb_idx i;
+    for (i = 0; t && i < n; i++) to[i] = ((const float *)t->data)[i * t->stride[0]];
+    return t ? to : NULL;
+}
+
+#if TFB__SMALL
+/* Where a row begins, and floats from one element to the next. */
+typedef struct tfb__row_at {
+    float *p;
+    tfb_idx step;
+} tfb__row_at;
+
+static tfb__row_at tfb__row_of(const tfb_tensor *t, tfb_idx i) {
+    tfb__row_at r;
+    r.p = (float *)(void *)tfb__row(t, i, &r.step);
+    r.step /= 4;
+    return r;
+}
+
+/* One row, element by element wherever it lies: tfb__softmax_ref over any strides. */
+static void tfb__softmax_row(const tfb__rowwise *w, tfb_idx i) {
+    const tfb__row_at x = tfb__row_of(&w->x, i), y = tfb__row_of(&w->y, i);
+    float lane[TFB__LANES] = TFB_INIT, max = -FLT_MAX, sum;
+    tfb_idx j;
+    for (j = 0; j < w->n; j++) max = x.p[j * x.step] > max ? x.p[j * x.step] : max;
+    for (j = 0; j < w->n; j++) {
+        const float p = tfb__exp_scalar(x.p[j * x.step] - max);
+        y.p[j * y.step] = p;
+        lane[j % TFB__LANES] += p;
+    }
+    sum = tfb__fold16(lane);
+    for (j = 0; !(sum >= 0 && sum <= 0) && j < w->n; j++)
+        y.p[j * y.step] = y.p[j * y.step] / sum;
+    if (TFB__OPT(LSE, w->lse))
+        w->lse[tfb__offset(&w->lse_view, w->lse_view.ndim, i)] =
+            sum >= 0 && sum <= 0 ? -TFB__FLT_INF : max + tfb__log_scalar(sum);
+}
+
+/* The same for tfb__norm_ref; x + r stands in sum, or else in y. */
+static void tfb__norm_row(const tfb__rowwise *w, tfb_idx i) {
+    const tfb__row_at x = tfb__row_of(&w->x, i), y = tfb__row_of(&w->y, i);
+    const tfb__row_at s = w->sum.ndim ? tfb__row_of(&w->sum, i) : y;
+    float lane[TFB__LANES], mean = 0, scale = 0;
+    tfb_idx j, pass;
+    for (j = 0; j < w->n; j++) {
+        float v = x.p[j * x.step];
+        if (w->r.ndim) {
+            const tfb__row_at r = tfb__row_of(&w->r, i);
+            v = v + r.p[j * r.step];
+        }
+        s.p[j * s.step] = v;
+    }
+    for (pass = !w->centre; pass < 2; pass++) { /* the mean; the squares */
+        for (j = 0; j < TFB__LANES; j++) lane[j] = 0;
+        for (j = 0; j < w->n; j++) {
+            const float d = s.p[j * s.step] - mean, *l = lane + j % TFB__LANES;
+            lane[j % TFB__LANES] = pass ? TFB__FMA(d, d, *l) : *l + s.p[j * s.step];
+        }
+        scale = tfb__fold16(lane);
+        if (!pass) mean = scale / (float)w->n;
+    }
+    scale = TFB__SQRT(w->l2 ? scale : scale / (float)w->n + w->eps);
+    if (w->l2 && w->eps > scale) scale = w->eps; /* so NaN stays */
+    scale = 1.0f / scale;
+    for (j = 0; j < w->n; j++)
+        y.p[j * y.step] =
+            TFB__FMA((s.p[j * s.step] - mean) * scale, w->w ? w->w[j * w->ws] : 1.0f,
+                     w->b ? w->b[j * w->bs] : 0.0f);
+}
+
+static void tfb__rowwise_task(void *arg, tfb_idx i, int worker) {
+    const tfb__rowwise *w = (const tfb__rowwise *)arg;
+    (void)worker;
+    if (!TFB__HAS(NORMS) || (TFB__HAS(SOFTMAX) && w->softmax)) tfb__softmax_row(w, i);
+    else tfb__norm_row(w, i);
+}
+
+static tfb_status tfb__rowwise_run(tfb_ctx *ctx, const char *fn, tfb__rowwise *w,
+                                   const tfb_tensor *weight, const tfb_tensor *bias) {
+    (void)fn;
+    w->w = weight ? (const float *)weight->data : NULL;
+    w->b = bias ? (const float *)bias->data : NULL;
+    w->ws = weight ? weight->stride[0] : 0;
+    w->bs = bias ? bias->stride[0] : 0;
+    if (!ctx->measuring) tfb__parallel(ctx, w->rows, tfb__rowwise_task, w);
+    return TFB_OK;
+}
+#else
 /* Are the elements of a row apart? An absent tensor has no rows. */
 static int tfb__row_strided(const tfb_tensor *t) {
     return t->ndim && t->stride[t->ndim - 1] != 1;
@@ -7843,13 +7943,6 @@ static void tfb__rowwise_task(void *arg, tfb_idx task, int worker) {
     }
 }
 
-/* A vector of n copied to where it has no gaps; NULL if there is none. */
-static float *tfb__vector_copy(const tfb_tensor *t, tfb_idx n, float *to) {
-    tfb_idx i;
-    for (i = 0; t && i < n; i++) to[i] = ((const float *)t->data)[i * t->stride[0]];
-    return t ? to : NULL;
-}
-
 /* Shared by norms and softmax; weight and bias are copied so that they are contiguous. */
 static tfb_status tfb__rowwise_run(tfb_ctx *ctx, const char *fn, tfb__rowwise *w,
                                    const tfb_tensor *weight, const tfb_tensor *bias) {
@@ -7874,6 +7967,8 @@ static tfb_status tfb__rowwise_run(tfb_ctx *ctx, const char *fn, tfb__rowwise *w
     return tfb__scratch_end(ctx, mark, status);
 }
 
+#endif
+
 static tfb_status tfb__rowwise_setup(tfb_ctx *ctx, const char *fn, const tfb_tensor *x,
                                      const tfb_tensor *y, tfb__rowwise *w) {
     const int f32 = TFB__MASK(TFB_F32);
@@ -7883,8 +7978,8 @@ static tfb_status tfb__rowwise_setup(tfb_ctx *ctx, const char *fn, const tfb_ten
     TFB__TRY(tfb__check_out(ctx, fn, "y", y));
     TFB__TRY(tfb__check_alias(ctx, fn, "y", y, "x", x, 1));
     memset((void *)w, 0, sizeof *w);
-    w->x = *x;
-    w->y = *y;
+    tfb__assign(&w->x, x);
+    tfb__assign(&w->y, y);
     w->n = x->shape[x->ndim - 1];
     w->rows = w->n ? tfb_numel(x) / w->n : 0;
     return TFB_OK;
@@ -7967,7 +8062,9 @@ TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
     TFB__ENTER(ctx);
     TFB__TRY(tfb__rowwise_setup(ctx, fn, x, y, &w));
     w.softmax = 1;
-    if (lse) {
+    TFB__REQUIRE(TFB__HAS(LSE) || !lse, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: lse is left out by TFB_NO_LSE", fn);
+    if (TFB__OPT(LSE, lse)) {
         TFB__TRY(tfb__check(ctx, fn, "lse", lse, TFB__MASK(TFB_F32), x->ndim - 1,
                             x->ndim - 1));
         TFB__TRY(tfb__check_like(ctx, fn, "lse", lse, x, x->ndim - 1));
@@ -7978,7 +8075,7 @@ TFB_API tfb_status tfb_softmax(tfb_ctx *ctx, const tfb_tensor *x, tfb_tensor *y,
         w.lse = (float *)lse->data;
     }
     TFB__TRY(tfb__rowwise_run(ctx, fn, &w, NULL, NULL));
-    for (i = 0; lse && !ctx->measuring && !w.n && i < tfb_numel(lse); i++)
+    for (i = 0; TFB__OPT(LSE, lse) && !ctx->measuring && !w.n && i < tfb_numel(lse); i++)
         w.lse[tfb__offset(lse, lse->ndim, i)] = -TFB__FLT_INF;
     return TFB_OK;
 }
@@ -8484,7 +8581,8 @@ static tfb__attn_seq tfb__kv_sequence(const tfb__attn *a, tfb_idx s) {
     const tfb_kv_row *r = a->cache->row + s;
     tfb_idx from = TFB__MAX(TFB__MAX(r->first, r->lost), shape->pinned);
     tfb__attn_seq u;
-    if (a->cache_kept) from = tfb__kv_from(shape, r->first, r->end);
+    if (!TFB__HAS(KV_RINGS)) from = r->first;
+    else if (a->cache_kept) from = tfb__kv_from(shape, r->first, r->end);
     u.batch = s;
     u.q0 = u.lo = 0;
     u.T = a->T;
@@ -8835,10 +8933,8 @@ static void tfb__attn_prepare(const tfb__attn *a, const tfb__attn_state *w, int 
 /* --- What a call asks for. --- */
 /* A tensor that may be empty, and then may have data NULL, from which kernels may take no
  * offsets. */
-static const float tfb__nothing = 0;
-
-static TFB__NOINLINE void tfb__attention_tensor(const tfb_tensor *t, tfb_tensor *to) {
-    *to = *t;
+static void tfb__attention_tensor(const tfb_tensor *t, tfb_tensor *to) {
+    tfb__assign(to, t);
     if (TFB__SMALL || tfb_numel(t)) return; /* small: no offset is taken of y alone */
     memset((void *)to->stride, 0, sizeof to->stride);
     to->data = (void *)(uintptr_t)&tfb__nothing; /* nothing is read or written there */
@@ -9105,17 +9201,22 @@ static tfb_status tfb__attention_sequences(tfb_ctx *ctx, const char *fn, tfb__at
 
 /* Has this build all that is asked for? The switch that left it out, or NULL. */
 static const char *tfb__attention_lacks(const tfb_attention_opts *o) {
-    if (!TFB__HAS(ATTENTION_MASKS) && (o->mask || o->bias)) return "MASKS";
+#define TFB__SET(option) (uintptr_t)(o->option)
+    if (!TFB__HAS(ATTENTION_MASKS) && (TFB__SET(mask) | TFB__SET(bias))) return "MASKS";
     if (!TFB__HAS(ATTENTION_QK) && o->qk) return "QK";
     if (!TFB__HAS(ATTENTION_PAGES) && o->pages) return "PAGES";
-    if (!TFB__HAS(ATTENTION_SCORES) && (o->alibi || o->sinks || o->softcap > 0))
+    if (!TFB__HAS(ATTENTION_SCORES) &&
+        (TFB__SET(alibi) | TFB__SET(sinks) | (uintptr_t)(o->softcap > 0)))
         return "SCORES";
-    if (!TFB__HAS(ATTENTION_WINDOWS) && (o->window || o->two_sided)) return "WINDOWS";
+    if (!TFB__HAS(ATTENTION_WINDOWS) && (TFB__SET(window) | TFB__SET(two_sided)))
+        return "WINDOWS";
     if (!TFB__HAS(ATTENTION_SEQUENCES) &&
-        (o->kv_start || o->kv_len || o->cu_q || o->cu_k || o->offsets || o->key_pos0 ||
-         o->key_pos0s || o->key_pinned))
+        (TFB__SET(kv_start) | TFB__SET(kv_len) | TFB__SET(cu_q) | TFB__SET(cu_k) |
+         TFB__SET(offsets) | TFB__SET(key_pos0) | TFB__SET(key_pos0s) |
+         TFB__SET(key_pinned)))
         return "SEQUENCES";
-    return !TFB__HAS(ATTENTION_LSE) && o->lse ? "LSE" : NULL;
+#undef TFB__SET
+    return NULL;
 }
 
 static void tfb__attention_new(tfb__attn *a, const tfb_attention_opts *opts) {
@@ -9204,7 +9305,7 @@ static void tfb__attention_row(void *arg, tfb_idx task, int worker) {
     for (d = 0; d < a->Dv; d++)
         y[at + d * st[3]] = l <= 0 ? 0.0f : TFB__FMA(all[d], 1.0f / l, 0.0f);
     st = a->lse.stride;
-    if (TFB__OPT(ATTENTION_LSE, a->lse.data))
+    if (TFB__OPT(LSE, a->lse.data))
         ((float *)a->lse.data)[b * st[0] + h * st[1] + t * st[2]] =
             l <= 0 ? -TFB__FLT_INF : m + tfb__log_scalar(l);
 }
@@ -9309,7 +9410,9 @@ static tfb_status tfb__attention_run(tfb_ctx *ctx, const char *fn, tfb__attn *a,
 static tfb_status tfb__attention_finish(tfb_ctx *ctx, const char *fn, const tfb_tensor *q,
                                         const tfb_tensor *k, const tfb_tensor *v,
                                         const tfb_tensor *y, tfb__attn *a) {
-    const tfb_tensor *lse = TFB__OPT(ATTENTION_LSE, a->o.lse);
+    const tfb_tensor *lse = TFB__OPT(LSE, a->o.lse);
+    TFB__REQUIRE(TFB__HAS(LSE) || !a->o.lse, ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: lse is left out by TFB_NO_LSE", fn);
     TFB__TRY(tfb__check(ctx, fn, "y", y, TFB__MASK(TFB_F32), 4, 4));
     TFB__TRY(tfb__check_like(ctx, fn, "y", y, q, 3));
     TFB__TRY(tfb__check_extent(ctx, fn, "y", y, 3, a->Dv));
@@ -9658,7 +9761,9 @@ TFB__UNUSED static float tfb__attention_ref(const tfb__attn *a, tfb_idx s, tfb_i
  * on one. */
 #define TFB__KV_PAGE 64
 
-/* What may be left out: rings, dynamic caches. */
+/* What may be left out: rings, dynamic caches; then there is one page. */
+#define TFB__KV_PAGED (TFB__HAS(KV_RINGS) || TFB__HAS(KV_DYNAMIC))
+
 static tfb_idx tfb__kv_window(const tfb_kv_shape *s) {
     return TFB__OPT(KV_RINGS, s->window);
 }
@@ -9723,7 +9828,7 @@ static tfb_idx tfb__kv_number(const tfb_kv_layer *l, const tfb_kv_row *r, tfb_id
 /* Which of a sample's pages has page number q. */
 static tfb_idx tfb__kv_slot(const tfb_kv_layer *l, tfb_idx q) {
     const tfb_idx pins = tfb__kv_pins(l);
-    if (!TFB__HAS(KV_RINGS) && !TFB__HAS(KV_DYNAMIC)) return 0; /* there is only one */
+    if (!TFB__KV_PAGED) return 0;
     return q < pins ? q : pins + (q - pins) % (l->pages - pins);
 }
 
@@ -9733,9 +9838,10 @@ static tfb_idx tfb__kv_find(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_k
                             tfb_idx head, tfb_idx n, char **key, char **value) {
     const tfb_kv_shape *s = &l->shape;
     const tfb_idx size = (tfb_idx)tfb_dtype_size(kv->dtype);
-    const tfb_idx in_page = n % l->page, at = in_page % TFB__KT, tile = in_page - at;
+    const tfb_idx in_page = TFB__KV_PAGED ? n % l->page : n, at = in_page % TFB__KT,
+                  tile = in_page - at;
     const tfb_idx rows = TFB__MIN(TFB__KT, l->page - tile), D = s->head_dim;
-    char *from = r->pages[tfb__kv_slot(l, n / l->page)];
+    char *from = r->pages[TFB__KV_PAGED ? tfb__kv_slot(l, n / l->page) : 0];
     from += (head * l->page + tile) * (D + tfb__kv_v_dim(s)) * size;
     *key = from + (at / TFB__PANEL * TFB__PANEL * D + at % TFB__PANEL) * size;
     *value = from + (rows * D + at * tfb__kv_v_dim(s)) * size;
@@ -9946,6 +10052,8 @@ static tfb_status tfb__kv_check_opts(tfb_ctx *ctx, const char *fn, const tfb_kv_
                                      int is_static) {
     int i;
     TFB__REQUIRE(o, ctx, TFB_ERR_ARG, "%s: opts is NULL", fn);
+    TFB__REQUIRE(TFB__HAS(KV_PLACES) || !(o->ragged || o->once), ctx, TFB_ERR_UNSUPPORTED,
+                 "%s: ragged and once are left out by TFB_NO_KV_PLACES", fn);
     TFB__REQUIRE(o->layers > 0, ctx, TFB_ERR_RANGE, "%s: layers is %d", fn,
                  (tfb_idx)o->layers);
     TFB__REQUIRE((unsigned)o->dtype <= (TFB__HAS(HALF) ? TFB_BF16 : TFB_F32), ctx,
@@ -10322,6 +10430,7 @@ static tfb_idx tfb__kv_count(const tfb__kv_put *p, tfb_idx b) {
 /* A sample's state; one there is no memory for yet has no rows. */
 static tfb_kv_row tfb__kv_state(const tfb_kv_layer *l, tfb_idx b) {
     tfb_kv_row none;
+    if (!TFB__HAS(KV_DYNAMIC)) return l->row[b];
     memset((void *)&none, 0, sizeof none);
     return b < l->rows ? l->row[b] : none;
 }
@@ -10345,7 +10454,7 @@ static tfb_idx tfb__kv_target(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_i
 /* Where sample b will end. */
 static tfb_idx tfb__kv_end(const tfb__kv_put *p, const tfb_kv_layer *l, tfb_idx b) {
     tfb_idx end = tfb__kv_state(l, b).end, t;
-    if (!TFB__OPT(KV_PLACES, p->kv->ragged) && p->end) return p->end;
+    if (!TFB__HAS(KV_PLACES) || (!p->kv->ragged && p->end)) return p->end;
     if (!TFB__OPT(KV_PLACES, p->positions)) return end + tfb__kv_count(p, b);
     for (t = 0; t < tfb__kv_count(p, b); t++)
         end = TFB__MAX(end, tfb__kv_target(p, l, b, t) + 1);
@@ -10407,6 +10516,13 @@ static tfb_status tfb__kv_check_targets(tfb_ctx *ctx, const char *fn, tfb__kv_pu
                                         const tfb_kv_layer *l) {
     const tfb_idx far = PTRDIFF_MAX / 8;
     tfb_idx b, t, all = 0;
+    if (!TFB__HAS(KV_PLACES)) { /* all samples are equally long */
+        all = tfb__kv_state(l, 0).end;
+        TFB__REQUIRE(p->T < far - all, ctx, TFB_ERR_RANGE, "%s: %d rows overflow", fn,
+                     p->T);
+        p->end = all + p->T;
+        return TFB_OK;
+    }
     for (b = 0; b < l->shape.batch; b++) {
         const tfb_kv_row r = tfb__kv_state(l, b);
         const tfb_idx from = tfb__kv_from(&l->shape, r.first, r.end);
@@ -10435,8 +10551,9 @@ static tfb_status tfb__kv_check_targets(tfb_ctx *ctx, const char *fn, tfb__kv_pu
 static tfb_status tfb__kv_check_room(tfb_ctx *ctx, const char *fn, const tfb__kv_put *p,
                                      const tfb_kv_layer *l, int layer) {
     const tfb_kv_shape *s = &l->shape;
+    const tfb_idx samples = TFB__HAS(KV_PLACES) ? s->batch : 1; /* or all are alike */
     tfb_idx b;
-    for (b = 0; b < s->batch; b++) {
+    for (b = 0; b < samples; b++) {
         const tfb_kv_row r = tfb__kv_state(l, b);
         const tfb_idx end = tfb__kv_end(p, l, b), room = tfb__kv_room(p->kv, l);
         const tfb_idx keep = tfb__kv_from(s, r.mark_first, r.mark_end);
@@ -10589,7 +10706,7 @@ static tfb_status tfb__kv_prepare(tfb_ctx *ctx, const char *fn, tfb__kv_put *p,
     TFB__TRY(tfb__kv_touch(ctx, fn, kv, next, &dims));
     TFB__TRY(tfb__kv_check_targets(ctx, fn, p, next));
     TFB__TRY(tfb__kv_check_room(ctx, fn, p, next, layer));
-    for (b = 0; b < dims.batch; b++) {
+    for (b = 0; TFB__HAS(KV_DYNAMIC) && b < dims.batch; b++) { /* else all is there */
         const tfb_idx end = tfb__kv_end(p, next, b);
         tfb_kv_row r = tfb__kv_state(next, b);
         lack += tfb__kv_lack(kv, next, b, end);
@@ -10615,18 +10732,20 @@ static tfb_status tfb__kv_update(tfb_ctx *ctx, const char *fn, tfb_kv *kv, int l
     p.kv = kv;
     p.key = key;
     p.value = value;
-    p.positions = opts ? opts->positions : NULL;
-    p.counts = opts ? opts->counts : NULL;
+    p.positions = TFB__OPT(KV_PLACES, opts) ? opts->positions : NULL;
+    p.counts = TFB__OPT(KV_PLACES, opts) ? opts->counts : NULL;
     p.T = key->shape[2];
     p.isa = ctx->isa;
     TFB__TRY(tfb__kv_check_where(ctx, fn, &p, key->shape[0]));
     TFB__TRY(tfb__kv_check_alias(ctx, fn, "key", kv, key));
     TFB__TRY(tfb__kv_check_alias(ctx, fn, "value", kv, value));
-    TFB__TRY(tfb__kv_check_alias(ctx, fn, "positions", kv, p.positions));
-    TFB__TRY(tfb__kv_check_alias(ctx, fn, "counts", kv, p.counts));
+    if (TFB__HAS(KV_PLACES)) {
+        TFB__TRY(tfb__kv_check_alias(ctx, fn, "positions", kv, p.positions));
+        TFB__TRY(tfb__kv_check_alias(ctx, fn, "counts", kv, p.counts));
+    }
     if (p.T == 0 || ctx->measuring) return TFB_OK;
-    TFB__REQUIRE(!kv->once || !tfb_kv_length(kv, layer), ctx, TFB_ERR_FULL,
-                 "%s: layer %d has been filled", fn, (tfb_idx)layer);
+    TFB__REQUIRE(!TFB__OPT(KV_PLACES, kv->once) || !tfb_kv_length(kv, layer), ctx,
+                 TFB_ERR_FULL, "%s: layer %d has been filled", fn, (tfb_idx)layer);
     next = *l;
     status = tfb__kv_prepare(ctx, fn, &p, l, &next, layer);
     if (status != TFB_OK) {
@@ -10658,7 +10777,8 @@ TFB_API tfb_status tfb_kv_update(tfb_ctx *ctx, tfb_kv *kv, int layer,
 static tfb_status tfb__kv_check_attention(tfb_ctx *ctx, const char *fn,
                                           const tfb_kv_shape *s,
                                           const tfb_attention_opts *o) {
-    const char *bad = o->kv_start                   ? "kv_start"
+    const char *bad = TFB__ATTENTION_PLAIN          ? NULL
+                      : o->kv_start                 ? "kv_start"
                       : o->kv_len                   ? "kv_len"
                       : o->cu_q || o->cu_k          ? "cu_q or cu_k"
                       : o->pages || o->page_skip    ? "pages"
@@ -10704,9 +10824,10 @@ static void tfb__kv_tensors(const tfb_kv *kv, const tfb_kv_layer *l, const tfb_t
     const int known = l->shape.kv_heads > 0;
     const tfb_idx B = known && l->shape.batch ? l->shape.batch : q->shape[0];
     const tfb_idx G = known ? l->shape.kv_heads : 1; /* needs the most scratch */
-    *k =
-        tfb_view4(tfb__iota, kv->dtype, B, G, S, known ? l->shape.head_dim : q->shape[3]);
-    *v = tfb_view4(tfb__iota, kv->dtype, B, G, S, known ? l->shape.v_dim : y->shape[3]);
+    *k = tfb_view4(&tfb__nothing, kv->dtype, B, G, S,
+                   known ? l->shape.head_dim : q->shape[3]);
+    *v = tfb_view4(&tfb__nothing, kv->dtype, B, G, S,
+                   known ? l->shape.v_dim : y->shape[3]);
     k->stride[0] = k->stride[1] = k->stride[2] = 0;
     v->stride[0] = v->stride[1] = 0;
 }
