@@ -9,13 +9,14 @@ LINKED  = -DTFB__TABLES=2
 SANE    = -std=c99 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
 
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
-          tests/golden/test_*.c))))
-DEPS    = tfblocks.h $(wildcard tests/*.h tests/unit/*.h tests/fuzz/*.h) examples/05_generate/main.c
+          tests/golden/test_*.c tests/fuzz/test_*.c))))
+DEPS    = tfblocks.h $(wildcard tests/*.h tests/unit/*.h tests/fuzz/*.h) \
+          examples/05_generate/main.c
 SCRIPTS = tests/tools/faults.sh tests/compile/run.sh \
           $(sort $(wildcard tests/tools/check_*.sh)) # the longest first
 EXAMPLES = $(sort $(notdir $(patsubst %/main.c,%,$(wildcard examples/*/main.c))))
 CLANGED = $(shell command -v $(CLANG) >/dev/null 2>&1 && echo $(TESTS:%=build/clang/%))
-VPATH   = tests/unit:tests/isa:tests/golden
+VPATH   = tests/unit:tests/isa:tests/golden:tests/fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -35,6 +36,9 @@ quick: $(TESTS:%=build/cc/%) ## the unit tests alone, on the best table
 	@sh tests/tools/run.sh $^
 
 build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
+
+fuzz: ## run the fuzz targets with libFuzzer; SECONDS= in all
+	@sh tests/fuzz/run.sh $(or $(SECONDS),180)
 
 bench: build/bench ## time ours against installed peers; BENCH=--sweep: over many sizes
 	@build/bench $(BENCH)
@@ -90,5 +94,5 @@ build/sane/tables.o: tests/tables.c tfblocks.h
 	@mkdir -p $(@D)
 	$(CC) $(SANE) -I. -c $< -o $@
 
-.PHONY: help run test quick build-tests bench bench-torch bench-vit bench-plot format \
+.PHONY: help run test quick build-tests fuzz bench bench-torch bench-vit bench-plot format \
     clean
