@@ -2,21 +2,22 @@
 CC      = cc
 CLANG   = clang-14
 TORCH   = /usr/bin/python3
-CFLAGS  = -std=c99 -O1 -g1 # gcc gives kernels -O3 itself
+CFLAGS  = -std=c99 -O1 -g1
 WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef \
           -Wcast-qual -Wstrict-prototypes -Wdouble-promotion -Wvla -Werror
 LINKED  = -DTFB__TABLES=2
 SANE    = -std=c99 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
 
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
-          tests/golden/test_*.c))))
-DEPS    = tfblocks.h $(wildcard tests/*.h tests/unit/*.h tests/fuzz/*.h) examples/05_generate/main.c
+          tests/golden/test_*.c tests/fuzz/test_*.c))))
+DEPS    = tfblocks.h $(wildcard tests/*.h tests/unit/*.h tests/fuzz/*.h) \
+          examples/05_generate/main.c
 SCRIPTS = tests/tools/faults.sh tests/compile/run.sh \
           $(sort $(wildcard tests/tools/check_*.sh)) # the longest first
 TARGETS = $(shell awk '$$1 == "build" {print $$2}' tests/targets/hosted.txt)
 EXAMPLES = $(sort $(notdir $(patsubst %/main.c,%,$(wildcard examples/*/main.c))))
 CLANGED = $(shell command -v $(CLANG) >/dev/null 2>&1 && echo $(TESTS:%=build/clang/%))
-VPATH   = tests/unit:tests/isa:tests/golden
+VPATH   = tests/unit:tests/isa:tests/golden:tests/fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +44,9 @@ support: ## write what the last make test ran into README
 	@sh tests/tools/support.sh --write
 
 build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
+
+fuzz: ## run the fuzz targets with libFuzzer; SECONDS= in all
+	@sh tests/fuzz/run.sh $(or $(SECONDS),180)
 
 bench: build/bench ## time ours against installed peers; BENCH=--sweep: over many sizes
 	@build/bench $(BENCH)
@@ -77,26 +81,17 @@ build/bench: tests/bench/bench.c tfblocks.h
 	@mkdir -p $(@D)
 	@$(CC) -O2 -I. $< -o $@ -ldl -lm
 
-build/cc/%: %.c $(DEPS) build/cc/tables.o
-	$(CC) $(CFLAGS) $(WARN) $(LINKED) -I. $< build/cc/tables.o -o $@ -lm -lpthread
+# A kind of build: its tables once, and a program for each test.
+define kind
+build/$(1)/%: %.c $$(DEPS) build/$(1)/tables.o
+	$(2) $$(LINKED) -I. $$< build/$(1)/tables.o -o $$@ -lm -lpthread
 
-build/cc/tables.o: tests/tables.c tfblocks.h
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(WARN) -I. -c $< -o $@
+build/$(1)/tables.o: tests/tables.c tfblocks.h
+	@mkdir -p $$(@D)
+	$(2) -I. -c $$< -o $$@
+endef
+$(eval $(call kind,cc,$(CC) $(CFLAGS) $(WARN)))
+$(eval $(call kind,clang,$(CLANG) $(CFLAGS) $(WARN)))
+$(eval $(call kind,sane,$(CC) $(SANE)))
 
-build/clang/%: %.c $(DEPS) build/clang/tables.o
-	$(CLANG) $(CFLAGS) $(WARN) $(LINKED) -I. $< build/clang/tables.o -o $@ -lm -lpthread
-
-build/clang/tables.o: tests/tables.c tfblocks.h
-	@mkdir -p $(@D)
-	$(CLANG) $(CFLAGS) $(WARN) -I. -c $< -o $@
-
-build/sane/%: %.c $(DEPS) build/sane/tables.o
-	$(CC) $(SANE) $(LINKED) -I. $< build/sane/tables.o -o $@ -lm -lpthread
-
-build/sane/tables.o: tests/tables.c tfblocks.h
-	@mkdir -p $(@D)
-	$(CC) $(SANE) -I. -c $< -o $@
-
-.PHONY: help run test quick targets support build-tests bench bench-torch bench-vit bench-plot \
-    format clean
+.PHONY: build-tests $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)

@@ -298,11 +298,10 @@ static void op_untouched(op_call *c, const char *what) {
               c->arg[i].name, op_text(c));
 }
 
-static int op_written(const op_call *c, int block) { /* by some output */
-    int i;
-    for (i = 0; i < c->n; i++)
-        if (c->arg[i].writes && op_has(c, i) && c->owner[i] == block) return 1;
-    return 0;
+/* As a tensor, or as plain bytes. */
+static int op_output(const op_call *c, int i, int block) {
+    const int given = op_has(c, i) || c->arg[i].dtype == 'u';
+    return c->arg[i].writes && given && c->owner[i] == block;
 }
 
 /* Elements of view i are marked as such in its block; bytes are all meant. */
@@ -323,8 +322,8 @@ static void op_clean(op_call *c, const char *what) {
         char *mark = (char *)op_bytes(c->bytes[i]);
         size_t at;
         memset(mark, 0, c->bytes[i]);
-        for (k = 0; k < c->n && op_written(c, i); k++)
-            if (c->arg[k].writes && op_has(c, k) && c->owner[k] == i) op_mark(c, k, mark);
+        for (k = 0; k < c->n; k++)
+            if (op_output(c, k, i)) op_mark(c, k, mark);
         for (at = 0; at < c->bytes[i]; at++)
             if (!mark[at] && c->mem[i][at] != c->first[i][at]) break;
         CHECK(at == c->bytes[i], "%s wrote to %s, byte %ld: %s", what, c->arg[i].name,

@@ -67,8 +67,10 @@ OP_RUN(ref_argmax) {
     (void)ctx, (void)c;
     for (i = 0; i < tfb_numel(t[1]); i++) {
         tfb_idx best = 0;
-        for (k = 1; k < n; k++)
-            if (*op_at(t[0], i * n + k) > *op_at(t[0], i * n + best)) best = k;
+        for (k = 1; k < n; k++) {
+            const float x = *op_at(t[0], i * n + k), top = *op_at(t[0], i * n + best);
+            if (top == top && (x > top || x != x)) best = k; /* a NaN is the largest */
+        }
         ((int32_t *)t[1]->data)[tfb__offset(t[1], t[1]->ndim, i)] = (int32_t)best;
     }
     return TFB_OK;
@@ -269,9 +271,9 @@ OP_RUN(ref_rope) {
     tfb__rope_frequencies((o.dims ? o.dims : D) / 2, o.base, o.compat, hi, lo);
     for (i = 0; D && i < tfb_numel(x) / D; i++) {
         const tfb_idx b = i / (H * T), k = i % T;
-        tfb_idx at = o.start + k;
+        const tfb_idx at = t[1] ? *(const int32_t *)(const void *)op_at(t[1], b * T + k)
+                                : o.start + k;
         float *row = op_row(x, i, D), *y = op_row(x, i, D);
-        if (t[1]) at = *(const int32_t *)(const void *)op_at(t[1], b * T + k);
         tfb__rope_ref(D, row, &at, &o, hi, lo, y);
         op_put(t[3], i, D, y);
         free(row), free(y);

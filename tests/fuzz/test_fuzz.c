@@ -1,8 +1,7 @@
-/* All fuzz targets in one program. With -DFUZZING and libFuzzer the target is the one
- * that the program is named after (fuzz_kv, ..). Otherwise each replays its corpus,
- * tests/fuzz/fuzz_kv.txt, a line of hexadecimal bytes an input. With arguments: "pack
- * target folder" writes such lines of the folder's files (whose names stand on standard
- * input), "unpack target folder" makes files of them. */
+/* All fuzz targets in one program. It replays the corpus of each, tests/fuzz/fuzz_kv.txt,
+ * a line of hexadecimal bytes an input; arguments: a target and files to replay instead.
+ * With -DFUZZING and libFuzzer the target is the one that the program is named after;
+ * "fuzz unpack fuzz_kv folder" makes files of a corpus. See run.sh. */
 #include "../test.h"
 #include "../ops.h"
 #include "../unit/cache.h"
@@ -38,28 +37,6 @@ static void target_run(const target *t, const uint8_t *data, size_t size) {
     t->run(&f);
 }
 
-#ifdef FUZZING
-static const target *chosen;
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerInitialize(int *argc, char ***argv) {
-    const char *name = strrchr(**argv, '/') ? strrchr(**argv, '/') + 1 : **argv;
-    int i;
-    (void)argc;
-    for (i = 0; i < TARGETS; i++)
-        if (!strcmp(targets[i].name, name)) chosen = &targets[i];
-    if (!chosen) exit(2);
-    return 0;
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    target_run(chosen, data, size);
-    fflush(stdout);
-    if (t_bad) abort();
-    return 0;
-}
-#else
 static const target *target_find(const char *name) {
     int i;
     for (i = 0; i < TARGETS; i++)
@@ -87,6 +64,40 @@ static int corpus_next(FILE *file, uint8_t *bytes, int most) {
     return c == EOF ? -1 : n;
 }
 
+#ifdef FUZZING
+static const target *chosen;
+
+static void unpack(const char *name, const char *folder) {
+    uint8_t bytes[4096];
+    FILE *file = corpus_open(name), *to;
+    char path[512];
+    int n, i = 0;
+    while (file && (n = corpus_next(file, bytes, (int)sizeof bytes)) >= 0) {
+        snprintf(path, sizeof path, "%s/%04d", folder, i++);
+        to = fopen(path, "wb");
+        if (!to || fwrite(bytes, 1, (size_t)n, to) != (size_t)n) exit(1);
+        fclose(to);
+    }
+    if (file) fclose(file);
+    exit(0);
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    const char *name = strrchr(**argv, '/') ? strrchr(**argv, '/') + 1 : **argv;
+    if (*argc == 4 && !strcmp((*argv)[1], "unpack")) unpack((*argv)[2], (*argv)[3]);
+    chosen = target_find(name);
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    target_run(chosen, data, size);
+    fflush(stdout);
+    if (t_bad) abort();
+    return 0;
+}
+#else
 static void replay(const target *t) {
     uint8_t bytes[4096];
     FILE *file = corpus_open(t->name);
@@ -110,52 +121,22 @@ static void replay(const target *t) {
     t_failed += t_bad != 0;
 }
 
-static void unpack(const char *name, const char *folder) {
+/* A finding, looked at. */
+static void replay_file(const target *t, const char *path) {
     uint8_t bytes[4096];
-    FILE *file = corpus_open(name);
-    int n, i = 0;
-    while (file && (n = corpus_next(file, bytes, (int)sizeof bytes)) >= 0) {
-        char path[512];
-        FILE *to;
-        snprintf(path, sizeof path, "%s/%04d", folder, i++);
-        to = fopen(path, "wb");
-        if (!to || fwrite(bytes, 1, (size_t)n, to) != (size_t)n) exit(1);
-        fclose(to);
-    }
-    if (file) fclose(file);
-}
-
-static void pack_file(const char *path) {
-    FILE *from = fopen(path, "rb");
-    int c;
-    if (!from) exit(1);
-    for (c = fgetc(from); c != EOF; c = fgetc(from)) printf("%02x", (unsigned)c);
-    printf("\n");
-    fclose(from);
+    FILE *file = fopen(path, "rb");
+    size_t n;
+    if (!file) exit(1);
+    n = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    target_run(t, bytes, n);
+    t_failed += t_bad != 0;
 }
 
 int main(int argc, char **argv) {
     int i;
-    if (argc == 4 && !strcmp(argv[1], "unpack")) {
-        unpack(argv[2], argv[3]);
-        return 0;
-    }
-    if (argc > 2 && !strcmp(argv[1], "pack")) {
-        for (i = 2; i < argc; i++) pack_file(argv[i]);
-        return 0;
-    }
-    if (argc > 2) { /* a target and files: a finding looked at */
-        uint8_t bytes[65536];
-        for (i = 2; i < argc; i++) {
-            FILE *file = fopen(argv[i], "rb");
-            const size_t n = file ? fread(bytes, 1, sizeof bytes, file) : 0;
-            if (!file) exit(1);
-            fclose(file);
-            target_run(target_find(argv[1]), bytes, n);
-        }
-        return t_bad != 0;
-    }
-    for (i = 0; i < TARGETS; i++)
+    for (i = 2; i < argc; i++) replay_file(target_find(argv[1]), argv[i]);
+    for (i = 0; i < TARGETS && argc < 3; i++)
         if (argc < 2 || target_find(argv[1]) == &targets[i]) replay(&targets[i]);
     FINISH();
 }

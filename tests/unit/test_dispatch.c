@@ -71,7 +71,6 @@ static const tfb__kernels *rows_without_needs(void) {
 /* The list is best first; the first usable one is what every kind of context takes. */
 static void test_isa_best(void) {
     isa_row rows[ISA_MAX];
-    tfb__isa_row row;
     uint64_t mem[8];
     tfb_ctx ctx;
     int n, i;
