@@ -1215,7 +1215,7 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 
 /* The tap that meets the token l places back (the lag, < 0: ahead) stands at coordinate
  * p = l / (L - 1) of its axis, L the length given to init, (L + 1) / 2 on circular axes.
- * Longer inputs run past +-1. p goes through e [E], hidden layers [M] and a linear one. */
+ * Longer inputs run past +-1. p goes to e [E], hidden layers [M] and a linear one. */
 typedef enum tfb_ckconv_kind {
     TFB_CKCONV_SIREN,   /* e = sin(omega (W0 p + b0)), h = sin(omega (W h + b)) */
     TFB_CKCONV_FOURIER, /* e = [cos(W0 p), sin(W0 p)], h = gelu_erf(W h + b) */
@@ -1313,8 +1313,8 @@ TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
  * tfb_ckconv_prepare: makes the kernel for inputs of these extents and keeps it with m.
  *   Calls with `inference` set whose inputs have these extents or smaller ones take it;
  *   the bits stay the same. It is taken only if the parameters are those it was made
- *   from, which each such call sees by a sum over them: after a change (by tfb_params_load,
- *   by hand) kernels are made anew in each call, until prepared again
+ *   from, which each such call sees by a sum over them: after a change (by a load, by
+ *   hand) kernels are made anew in each call, until prepared again
  *   mem      aligned to 8, must outlive m or tfb_ckconv_forget, tfb_ckconv_prepare_bytes
  *            long; NULL: from ctx.alloc
  *   Several sizes can be kept, each in memory of its own; one of equal size, and those of
@@ -14484,7 +14484,7 @@ TFB_API void tfb_ckconv_forget(tfb_ckconv *m) {
     while (m && m->kept) tfb__ckconv_drop(&m->kept);
 }
 
-/* The kernel and its spectra, to memory at `mem`; scratch is the caller's to give back. */
+/* The kernel and its spectra, to memory at `mem`; the caller gives scratch back. */
 static tfb_status tfb__ckconv_fill_kept(tfb_ctx *ctx, const tfb_ckconv *m,
                                         tfb__ckconv_kept *kept, char *mem,
                                         size_t kernel) {
@@ -14747,8 +14747,8 @@ static void tfb__ckconv_task(void *arg, tfb_idx task, int worker) {
     }
 }
 
-/* Rows that scratch is taken for: as many as the state can have, or each step of one token
- * more would have to allocate. */
+/* Rows that scratch is taken for: as many as the state can have, or each step would have
+ * to allocate. */
 static tfb_idx tfb__ckconv_room(const tfb_mixer_state *state, tfb_idx all) {
     return TFB__MAX(tfb_kv_capacity(&state->kv, 0), all);
 }
