@@ -1342,7 +1342,7 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 
 /* The tap that meets the token l places back (the lag, < 0: ahead) stands at coordinate
  * p = l / (L - 1) of its axis, L the length given to init, (L + 1) / 2 on circular axes.
- * Longer inputs run past +-1. p goes through e [E], hidden layers [M] and a linear one. */
+ * Longer inputs run past +-1. p goes to e [E], hidden layers [M] and a linear one. */
 typedef enum tfb_ckconv_kind {
     TFB_CKCONV_SIREN,   /* e = sin(omega (W0 p + b0)), h = sin(omega (W h + b)) */
     TFB_CKCONV_FOURIER, /* e = [cos(W0 p), sin(W0 p)], h = gelu_erf(W h + b) */
@@ -1440,8 +1440,8 @@ TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
  * tfb_ckconv_prepare: makes the kernel for inputs of these extents and keeps it with m.
  *   Calls with `inference` set whose inputs have these extents or smaller ones take it;
  *   the bits stay the same. It is taken only if the parameters are those it was made
- *   from, which each such call sees by a sum over them: after a change (by tfb_params_load,
- *   by hand) kernels are made anew in each call, until prepared again
+ *   from, which each such call sees by a sum over them: after a change (by a load, by
+ *   hand) kernels are made anew in each call, until prepared again
  *   mem      aligned to 8, must outlive m or tfb_ckconv_forget, tfb_ckconv_prepare_bytes
  *            long; NULL: from ctx.alloc
  *   Several sizes can be kept, each in memory of its own; one of equal size, and those of
@@ -12690,16 +12690,18 @@ static const int tfb__fft_cost[9] = {0, 0, 8, 11, 11, 14, 0, 17, 14};
 
 /* The length from `need` on whose transform takes least. */
 static tfb_idx tfb__fft_good(tfb_idx need) {
+    const int *cost = tfb__fft_cost;
     tfb_idx n7, n5, n3, n, best = need, least = -1;
+    int sevens, fives, threes, twos;
     if (need > TFB__FFT_MOST) return need;
-    for (n7 = 1; n7 < 2 * need; n7 *= 7)
-        for (n5 = n7; n5 < 2 * need; n5 *= 5)
-            for (n3 = n5; n3 < 2 * need; n3 *= 3) {
-                int radix[TFB__FFT_PASSES], passes, i;
-                tfb_idx all = 1;
-                for (n = n3; n < need; n *= 2) {}
-                passes = tfb__fft_radices(n, radix);
-                for (i = 0; i < passes; i++) all += tfb__fft_cost[radix[i]];
+    for (n7 = 1, sevens = 0; n7 < 2 * need; n7 *= 7, sevens += cost[7])
+        for (n5 = n7, fives = sevens; n5 < 2 * need; n5 *= 5, fives += cost[5])
+            for (n3 = n5, threes = fives; n3 < 2 * need; n3 *= 3, threes += cost[3]) {
+                tfb_idx all;
+                for (n = n3, twos = 0; n < need; n *= 2) twos++;
+                all = 1 + threes + twos / 3 * cost[8];
+                if (twos % 3 == 2) all += cost[4];
+                if (twos % 3 == 1) all += twos == 1 ? cost[2] : 2 * cost[4] - cost[8];
                 if (least >= 0 && all * n >= least) continue;
                 least = all * n;
                 best = n;
@@ -12715,19 +12717,6 @@ typedef struct tfb__fft_plan {
     float *w[TFB__FFT_PASSES];
     int32_t *mate;
 } tfb__fft_plan;
-
-/* Where frequency k stands: in order if there are no passes, by way of a chirp. */
-static tfb_idx tfb__fft_place(const tfb__fft_plan *p, tfb_idx k) {
-    tfb_idx n = p->n, at = 0;
-    int i;
-    if (!p->passes) return k;
-    for (i = 0; i < p->passes; i++) {
-        n /= p->radix[i];
-        at += k % p->radix[i] * n;
-        k /= p->radix[i];
-    }
-    return at;
-}
 
 /* n of some type at the next multiple of 64 bytes; only counts if there is no memory. */
 static void *tfb__long_place(char *memory, size_t *used, tfb_idx n, size_t bytes) {
@@ -12747,9 +12736,27 @@ static void tfb__fft_carve(tfb__fft_plan *p, char *memory, size_t *used) {
     p->mate = (int32_t *)tfb__long_place(memory, used, p->n, sizeof(int32_t));
 }
 
-static void tfb__fft_fill(const tfb__fft_plan *p) {
-    tfb_idx n = p->n, j, q;
+/* From the place of a frequency to that of the next, or with `down` the one before. */
+static tfb_idx tfb__fft_step(const tfb__fft_plan *p, int *digit, tfb_idx at, int down) {
+    tfb_idx n = p->n;
     int i;
+    if (!p->passes) return down ? (at ? at - 1 : n - 1) : (at + 1 == n ? 0 : at + 1);
+    for (i = 0; i < p->passes; i++) {
+        const int last = p->radix[i] - 1;
+        n /= p->radix[i];
+        if (digit[i] != (down ? 0 : last)) {
+            digit[i] += down ? -1 : 1;
+            return down ? at - n : at + n;
+        }
+        digit[i] = down ? last : 0;
+        at += down ? last * n : -last * n;
+    }
+    return at;
+}
+
+static void tfb__fft_fill(const tfb__fft_plan *p) {
+    int up[TFB__FFT_PASSES] = TFB_INIT, down[TFB__FFT_PASSES] = TFB_INIT, i;
+    tfb_idx n = p->n, j, q, at = 0, mate = 0;
     for (i = 0; i < p->passes; i++) {
         const tfb_idx all = n, r = p->radix[i];
         float *w = p->w[i];
@@ -12757,8 +12764,11 @@ static void tfb__fft_fill(const tfb__fft_plan *p) {
         for (j = 0; j < n; j++)
             for (q = 1; q < r; q++, w += 3) tfb__root(j * q, all, w);
     }
-    for (j = 0; j < p->n; j++)
-        p->mate[tfb__fft_place(p, j)] = (int32_t)tfb__fft_place(p, j ? p->n - j : 0);
+    for (j = 0; j < p->n; j++) {
+        p->mate[at] = (int32_t)mate;
+        at = tfb__fft_step(p, up, at, 0);
+        mate = tfb__fft_step(p, down, mate, 1);
+    }
 }
 
 /* Pass i over blocks of n rows that stand one after the other. */
@@ -13341,11 +13351,11 @@ static void tfb__long_sizes(tfb__long_call *s) {
 static void tfb__long_fill(tfb__long_call *s, float *room) {
     tfb__fft_grid *g = &s->grid;
     const tfb_idx n = g->axis[2].n;
-    tfb_idx k;
-    int i;
+    int digit[TFB__FFT_PASSES] = TFB_INIT, i;
+    tfb_idx k, at = 0;
     for (i = 0; i < 3; i++) tfb__fft_fill(&g->axis[i]);
-    for (k = 0; k < n; k++) {
-        float *w = g->w + 3 * tfb__fft_place(&g->axis[2], k);
+    for (k = 0; k < n; k++, at = tfb__fft_step(&g->axis[2], digit, at, 0)) {
+        float *w = g->w + 3 * at;
         tfb__root(k, n, w);
         w[0] = -w[0], w[1] = -w[1], w[2] = -w[2];
     }
@@ -13467,11 +13477,10 @@ static void tfb__long_resolve(const tfb_ctx *ctx, const tfb_tensor *x,
     panels = (s->x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
     s->groups = (tfb__workers(ctx) + panels - 1) / panels;
     s->groups = TFB__MIN(s->groups, s->x.shape[0]);
-    s->fft =
-        o->method == TFB_CONV_AUTO ? tfb__long_fft_wins(s) : o->method == TFB_CONV_FFT;
-    if (!s->fft) return;
+    if (o->method == TFB_CONV_DIRECT) return;
     for (i = 0; i < 3; i++) tfb__long_axis(s, i);
-    tfb__long_sizes(s);
+    s->fft = o->method == TFB_CONV_FFT || tfb__long_fft_wins(s);
+    if (s->fft) tfb__long_sizes(s);
 }
 
 /* tfb_long_conv for arguments that are known to be right. With `kept` the spectra of k
@@ -15827,7 +15836,7 @@ TFB_API void tfb_ckconv_forget(tfb_ckconv *m) {
     while (m && m->kept) tfb__ckconv_drop(&m->kept);
 }
 
-/* The kernel and its spectra, to memory at `mem`; scratch is the caller's to give back. */
+/* The kernel and its spectra, to memory at `mem`; the caller gives scratch back. */
 static tfb_status tfb__ckconv_fill_kept(tfb_ctx *ctx, const tfb_ckconv *m,
                                         tfb__ckconv_kept *kept, char *mem,
                                         size_t kernel) {
@@ -16090,8 +16099,8 @@ static void tfb__ckconv_task(void *arg, tfb_idx task, int worker) {
     }
 }
 
-/* Rows that scratch is taken for: as many as the state can have, or each step of one token
- * more would have to allocate. */
+/* Rows that scratch is taken for: as many as the state can have, or each step would have
+ * to allocate. */
 static tfb_idx tfb__ckconv_room(const tfb_mixer_state *state, tfb_idx all) {
     return TFB__MAX(tfb_kv_capacity(&state->kv, 0), all);
 }

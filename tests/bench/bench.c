@@ -24,9 +24,12 @@
  * "move" shifts a window by a row, and "append" is our append alone: ours over it is
  * its share of a step. The peer "parts" of mhsa and mlp is the calls they consist of,
  * without the block around them and without chunks; mamba_step is held to reading its
- * weights once. Rows hyena are blocks, B x N x C x heads, a second, its peer is the same
- * block with causal attention. --only limits measures no workload. --sweep looks for sizes that are
- * slower than their neighbours instead.
+ * weights once. Rows hyena are blocks, B x N x C x heads, a second, their peer is the
+ * same block with causal attention. Rows long_conv are B x C x N, causal with N taps, or
+ * B x C x N x N with kernels of 2 N - 1 and zeros around; flops are those of transforms
+ * of length 2 N, 2.5 P log2 P each, of the kernels too. The peer "fftw" has its data
+ * channels first, "fftw_same" the layout of ours. --only limits measures no workload.
+ * --sweep looks for sizes that are slower than their neighbours instead.
  *
  * To add a workload: a row in WORKLOADS and its shapes in ROWS. To add a peer: a row in
  * PEERS. To add the peak of an instruction set: a row in PEAKS. */
@@ -364,6 +367,7 @@ typedef struct peer {
         sgemm_fn sgemm;
         sgemv_fn sgemv;
         dnnl_sgemm_fn dnnl;
+        void (*execute)(void *plan);
     } entry;
 } peer;
 
@@ -417,13 +421,31 @@ static void setup_onednn(void *library) { /* threads: OMP_NUM_THREADS */
                 version()[2]);
 }
 
+/* What of FFTW is used; its header need not be there. */
+typedef void *(*fftw_plan_fn)(int rank, const int *n, int many, float *in,
+                              const int *in_embed, int in_stride, int in_dist, float *out,
+                              const int *out_embed, int out_stride, int out_dist,
+                              unsigned flags);
+static fftw_plan_fn fftw_forward, fftw_back;
+
+static void setup_fftw(void *library) {
+    void (*limit)(double seconds);
+    const char *version = (const char *)dlsym(library, "fftwf_version");
+    if (!find(library, "fftwf_plan_many_dft_r2c", &fftw_forward, sizeof fftw_forward) ||
+        !find(library, "fftwf_plan_many_dft_c2r", &fftw_back, sizeof fftw_back))
+        stop("fftw", "no planner");
+    if (find(library, "fftwf_set_timelimit", &limit, sizeof limit)) limit(20);
+    if (version) fprintf(stderr, "peer fftw: %s, FFTW_MEASURE\n", version);
+}
+
 /* What a peer is good for; without flags: any product. */
-enum { ONE_ROW = 1, ATTENDS = 2 };
+enum { ONE_ROW = 1, ATTENDS = 2, TRANSFORMS = 4, SAME_LAYOUT = 8 };
 
 /* name, its libraries in order of trial, the function that multiplies, flags, how it is
  * called, what is to be done once */
 /* clang-format off */
 #define OPENBLAS {"libopenblas.so.0", "libopenblas.so", NULL}
+#define FFTW     {"libfftw3f.so.3", "libfftw3f.so", NULL}
 static const struct peer_row {
     const char *name, *library[3], *entry;
     int flags;
@@ -438,6 +460,8 @@ static const struct peer_row {
      setup_onednn},
     {"naive", OPENBLAS, "cblas_sgemm", ATTENDS, run_sgemm, NULL},
     {"naive_gemv", OPENBLAS, "cblas_sgemv", ATTENDS | ONE_ROW, run_sgemv, NULL},
+    {"fftw", FFTW, "fftwf_execute", TRANSFORMS, NULL, setup_fftw},
+    {"fftw_same", FFTW, "fftwf_execute", TRANSFORMS | SAME_LAYOUT, NULL, NULL},
 };
 /* clang-format on */
 
@@ -483,6 +507,7 @@ typedef struct job {
     tfb_kv kv;            /* of kv_.. rows; the same rows as plain tensors, by layer, */
     float *plain, *spare; /* keys before values, and what a layer is copied to */
     tfb_mamba mamba;      /* its weights are in the first copy */
+    int checking;         /* results are compared, nothing is timed */
 } job;
 
 enum { WINDOW_KEYS = 256 };
@@ -1150,6 +1175,178 @@ static void mamba_reset(job *j) {
     memset(j->t[M_H].data, 0, 4 * (size_t)tfb_numel(&j->t[M_H]));
 }
 
+/* --- Long convolutions. _FIRST: the same with the channels first. --- */
+enum { L_X, L_K, L_Y, L_X_FIRST, L_K_FIRST, L_Y_FIRST };
+
+static void shape_long_conv(job *j) { /* B C N, or B C N N */
+    const tfb_idx B = j->n[0], C = j->n[1], N = j->n[2], taps = 2 * N - 1;
+    if (j->n[3]) {
+        j->t[L_X] = tfb_view4(NULL, TFB_F32, B, N, N, C);
+        j->t[L_K] = tfb_view3(NULL, TFB_F32, taps, taps, C);
+    } else {
+        j->t[L_X] = tfb_view3(NULL, TFB_F32, B, N, C);
+        j->t[L_K] = tfb_view2(NULL, TFB_F32, N, C);
+    }
+    j->t[L_Y] = j->t[L_X_FIRST] = j->t[L_Y_FIRST] = j->t[L_X];
+    j->t[L_K_FIRST] = j->t[L_K];
+}
+
+static tfb_status ours_long_conv(job *j) {
+    tfb_long_conv_opts o = TFB_INIT;
+    o.edge[0] = j->n[3] ? TFB_EDGE_ZERO : TFB_EDGE_CAUSAL;
+    o.first_tap = !j->n[3];
+    o.method = TFB_CONV_FFT;
+    return tfb_long_conv(j->ctx, &j->t[L_X], &j->t[L_K], &o, &j->t[L_Y]);
+}
+
+static double flops_long_conv(const tfb_idx *n) {
+    const double places = (n[3] ? 2.0 * (double)n[3] : 1.0) * 2.0 * (double)n[2];
+    return 2.5 * places * log2(places) * (double)((2 * n[0] + 1) * n[1]);
+}
+
+/* [n][C] to [C][n], of `batch` of them. */
+static void turn_channels(const float *from, float *to, tfb_idx batch, tfb_idx n,
+                          tfb_idx C) {
+    tfb_idx b, i, c;
+    for (b = 0; b < batch; b++, from += n * C, to += n * C)
+        for (i = 0; i < n; i++)
+            for (c = 0; c < C; c++) to[c * n + i] = from[i * C + c];
+}
+
+static void job_channels_first(job *j) {
+    const tfb_idx B = j->n[0], C = j->n[1];
+    turn_channels((float *)j->t[L_X].data, (float *)j->t[L_X_FIRST].data, B,
+                  tfb_numel(&j->t[L_X]) / B / C, C);
+    turn_channels((float *)j->t[L_K].data, (float *)j->t[L_K_FIRST].data, 1,
+                  tfb_numel(&j->t[L_K]) / C, C);
+}
+
+/* Plans and buffers, of the job whose shape is n; in the layout of ours all channels of a
+ * sample go together. */
+static struct transforms {
+    const tfb_idx *n;
+    void *forward, *back;
+    float *places, *values, *kernel;
+    tfb_idx together, all, count; /* channels; places, complex values of one */
+} TRANSFORM[2];
+
+static void transforms_make(const job *j, struct transforms *t, int same) {
+    const int N = (int)j->n[2], rank = j->n[3] ? 2 : 1, C = same ? (int)j->n[1] : 1;
+    int n[2], half[2];
+    if (t->n == j->n) return;
+    free(t->places), free(t->values), free(t->kernel);
+    n[0] = n[1] = 2 * N;
+    half[0] = rank == 2 ? 2 * N : N + 1;
+    half[1] = N + 1;
+    t->n = j->n;
+    t->together = C;
+    t->all = rank == 2 ? 4 * (tfb_idx)N * N : 2 * N;
+    t->count = rank == 2 ? 2 * N * (tfb_idx)(N + 1) : N + 1;
+    t->places = (float *)allocate(4 * (size_t)(t->all * C));
+    t->values = (float *)allocate(8 * (size_t)(t->count * C));
+    t->kernel = (float *)allocate(8 * (size_t)(t->count * C));
+    t->forward = fftw_forward(rank, n, C, t->places, n, C, 1, t->values, half, C, 1, 0);
+    t->back = fftw_back(rank, n, C, t->values, half, C, 1, t->places, n, C, 1, 0);
+    if (!t->forward || !t->back) stop("fftw", "no plan");
+}
+
+static void zeros(float *p, tfb_idx n) {
+    memset((void *)p, 0, 4 * (size_t)n);
+}
+
+static void floats(float *to, const float *from, tfb_idx n) {
+    memcpy((void *)to, (const void *)from, 4 * (size_t)n);
+}
+
+/* N places of each axis from their first on; of a kernel of two axes those that lie
+ * before its origin go to the end. */
+static void transforms_pad(const job *j, const struct transforms *t, const float *from,
+                           int kernel) {
+    const tfb_idx N = j->n[2], u = t->together, row = kernel ? 2 * N - 1 : N;
+    float *to = t->places;
+    tfb_idx i;
+    if (!j->n[3]) {
+        floats(to, from, N * u);
+        zeros(to + N * u, N * u);
+        return;
+    }
+    for (i = 0; i < 2 * N; i++, to += 2 * N * u) {
+        const tfb_idx at = kernel ? (i + N - 1) % (2 * N) : i;
+        if (at >= row) {
+            zeros(to, 2 * N * u);
+            continue;
+        }
+        floats(to, from + (at * row + (kernel ? N - 1 : 0)) * u, N * u);
+        zeros(to + N * u, N * u);
+        if (kernel) floats(to + (N + 1) * u, from + at * row * u, (N - 1) * u);
+    }
+}
+
+/* x *= h, n complex numbers. */
+#if TFB__X86
+TARGET("avx2,fma")
+static void multiply_avx2(float *x, const float *h, tfb_idx n) {
+    for (; n >= 4; n -= 4, x += 8, h += 8) {
+        const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(h);
+        const __m256 im =
+            _mm256_mul_ps(_mm256_permute_ps(a, 0xB1), _mm256_movehdup_ps(b));
+        _mm256_storeu_ps(x, _mm256_fmaddsub_ps(a, _mm256_moveldup_ps(b), im));
+    }
+    for (; n > 0; n--, x += 2, h += 2) {
+        const float re = x[0] * h[0] - x[1] * h[1];
+        x[1] = x[0] * h[1] + x[1] * h[0];
+        x[0] = re;
+    }
+}
+#endif
+
+static void multiply(float *x, const float *h, tfb_idx n) {
+#if TFB__X86
+    if (has_avx2()) {
+        multiply_avx2(x, h, n);
+        return;
+    }
+#endif
+    for (; n > 0; n--, x += 2, h += 2) {
+        const float re = x[0] * h[0] - x[1] * h[1];
+        x[1] = x[0] * h[1] + x[1] * h[0];
+        x[0] = re;
+    }
+}
+
+static void transforms_one(const job *j, const struct transforms *t, const peer *p,
+                           const float *x, float *y) {
+    const tfb_idx N = j->n[2], u = t->together;
+    tfb_idx i;
+    transforms_pad(j, t, x, 0);
+    p->entry.execute(t->forward);
+    multiply(t->values, t->kernel, t->count * u);
+    p->entry.execute(t->back);
+    for (i = 0; i < (j->n[3] ? N : 1); i++)
+        floats(y + i * N * u, t->places + 2 * i * N * u, N * u);
+}
+
+static void peer_long_conv(job *j, const peer *p) {
+    const int same = (p->row->flags & SAME_LAYOUT) != 0;
+    struct transforms *t = &TRANSFORM[same];
+    const tfb_idx B = j->n[0], C = j->n[1], places = tfb_numel(&j->t[L_X]) / B / C;
+    const tfb_idx taps = tfb_numel(&j->t[L_K]) / C;
+    const float *x = (float *)j->t[same ? L_X : L_X_FIRST].data;
+    const float *k = (float *)j->t[same ? L_K : L_K_FIRST].data;
+    float *y = (float *)j->t[same ? L_Y : L_Y_FIRST].data;
+    tfb_idx b, c, i;
+    transforms_make(j, t, same);
+    for (c = 0; c < C; c += t->together) {
+        transforms_pad(j, t, k + c * taps, 1);
+        p->entry.execute(t->forward);
+        for (i = 0; i < 2 * t->count * t->together; i++)
+            t->kernel[i] = t->values[i] / (float)t->all;
+        for (b = 0; b < B; b++)
+            transforms_one(j, t, p, x + (b * C + c) * places, y + (b * C + c) * places);
+    }
+    if (j->checking && !same) turn_channels(y, (float *)j->t[L_Y].data, B, C, places);
+}
+
 static void shape_rows(job *j) { /* rows C */
     j->t[0] = j->t[1] = tfb_view2(NULL, TFB_F32, j->n[0], j->n[1]);
 }
@@ -1200,7 +1397,8 @@ enum {
     MHSA = 1 << 26,
     MLP = 1 << 27,
     MAMBA_STEP = 1 << 28,
-    HYENA = 1 << 29,
+    LONG_CONV = 1 << 29,
+    HYENA = 1 << 30,
     ATTENTIONS = ATTENTION | CAUSAL,
     LINEARS = LINEAR | LINEAR_PACKED,
     GEMMS = MATMUL | LINEARS
@@ -1250,6 +1448,8 @@ static const workload WORKLOADS[] = {
     {"mhsa", FLOPS, B_Y, shape_mhsa, ours_mhsa, NULL, flops_mhsa, NULL, PARTS_MHSA},
     {"mlp", FLOPS, B_Y, shape_mlp, ours_mlp, NULL, flops_mlp, NULL, PARTS_MLP},
     {"mamba_step", READ, M_Y, shape_mamba, ours_mamba, NULL, bytes_mamba, NULL},
+    {"long_conv", FLOPS, L_Y, shape_long_conv, ours_long_conv, peer_long_conv,
+     flops_long_conv, NULL},
     {"hyena", STEPS, B_Y, shape_hyena, ours_hyena, NULL, one_step, NULL, ATTENTION_BLOCK},
 };
 /* clang-format on */
@@ -1362,6 +1562,13 @@ static const struct row {
     {HYENA, 0, {1, 32768, 256, 4}},
     {HYENA, 0, {1, 65536, 256, 4}},
     {MAMBA_STEP, COLD, {768}},
+    {LONG_CONV, QUICK, {1, 16, 256}},
+    {LONG_CONV, 0, {4, 256, 1024}},
+    {LONG_CONV, 0, {4, 256, 4096}},
+    {LONG_CONV, 0, {4, 256, 16384}},
+    {LONG_CONV, 0, {4, 256, 65536}},
+    {LONG_CONV, 0, {4, 256, 64, 64}},
+    {LONG_CONV, 0, {4, 256, 256, 256}},
 };
 
 /* --- Jobs: data, and who works on it. --- */
@@ -1551,6 +1758,7 @@ static void job_make(job *j, const workload *w, const struct row *r) {
     if (w->shape == shape_hyena) job_hyena(j);
     if (w->shape == shape_mamba) job_mamba(j);
     job_place(j, 0);
+    if (w->shape == shape_long_conv) job_channels_first(j);
 }
 
 static void add_player(field *f, const char *name, const char *isa, const peer *other,
@@ -1565,7 +1773,9 @@ static void add_player(field *f, const char *name, const char *isa, const peer *
 
 static int plays(const struct peer_row *p, const workload *w, const struct row *r) {
     const int attends = w->shape == shape_attention;
+    const int transforms = w->shape == shape_long_conv;
     if (!w->peer || attends != ((p->flags & ATTENDS) != 0)) return 0;
+    if (transforms != ((p->flags & TRANSFORMS) != 0)) return 0;
     return !(p->flags & ONE_ROW) || r->n[attends ? 3 : 0] == 1;
 }
 
@@ -1628,9 +1838,12 @@ static void field_check(field *f) {
         memset((void *)now, 255, 4 * count); /* NaN */
         field_select(f, i);
         if (f->j.w->shape == shape_mamba) mamba_reset(&f->j);
+        f->j.checking = 1;
         field_work(f, p);
+        f->j.checking = 0;
         if (i == 0) memcpy((void *)first, now, 4 * count);
-        if (p->isa && p->ours != ours_hyena && memcmp(first, now, 4 * count) != 0)
+        if (p->isa && p->ours != ours_long_conv && p->ours != ours_hyena &&
+            memcmp(first, now, 4 * count) != 0)
             stop(p->name, "other bits than the first table's");
         for (at = 0; at < count; at++) {
             const float off = now[at] - first[at], size = first[at] * first[at];
@@ -1710,7 +1923,7 @@ static void set_ratio(line *l, int i, double a, double b) {
 
 /* M x N x K of products, behind the batches of a and of b where there are any;
  * B x H x G x T x S x D of attention; layers x B x H x G x S x D of caches; rows x C;
- * B x T x E x N of scans. */
+ * B x T x E x N of scans; B x C x N or B x C x N x N of long convolutions. */
 static void set_shape(line *l, int i, const job *j) {
     size_t used = 0;
     int d;

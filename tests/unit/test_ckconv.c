@@ -437,8 +437,8 @@ static void forward_is_the_reference(void) {
     }
 }
 
-/* Of each channel sum of |k| and of its shortcut, as a bound of what a sample of inputs of
- * at most 1 gives; b: whose kernel. */
+/* Of a channel the sum of |k| and of its shortcut: what inputs of at most 1 can give; b:
+ * whose kernel. */
 static double reach_of(tfb_ctx *ctx, const module *d, const mixing *x, tfb_idx b,
                        tfb_idx c) {
     const tfb_ckconv *m = &d->m;
