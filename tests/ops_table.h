@@ -224,8 +224,8 @@ OP_RUN(ref_softmax) {
 
 /* Numbers that options may have: small ones, then some that are hardly meant. */
 static tfb_idx op_wild(int pick) {
-    static const tfb_idx wild[] = {0,  1,  2,   3,   4,    5,    7,           64,
-                                   -1, -2, -64, 100, 1024, 4096, PTRDIFF_MAX, PTRDIFF_MIN};
+    static const tfb_idx wild[] = {
+        0, 1, 2, 3, 4, 5, 7, 64, -1, -2, -64, 100, 1024, 4096, PTRDIFF_MAX, PTRDIFF_MIN};
     return wild[pick % 16];
 }
 
@@ -271,8 +271,8 @@ OP_RUN(ref_rope) {
     tfb__rope_frequencies((o.dims ? o.dims : D) / 2, o.base, o.compat, hi, lo);
     for (i = 0; D && i < tfb_numel(x) / D; i++) {
         const tfb_idx b = i / (H * T), k = i % T;
-        const tfb_idx at = t[1] ? *(const int32_t *)(const void *)op_at(t[1], b * T + k)
-                                : o.start + k;
+        const tfb_idx at =
+            t[1] ? *(const int32_t *)(const void *)op_at(t[1], b * T + k) : o.start + k;
         float *row = op_row(x, i, D), *y = op_row(x, i, D);
         tfb__rope_ref(D, row, &at, &o, hi, lo, y);
         op_put(t[3], i, D, y);
@@ -283,8 +283,24 @@ OP_RUN(ref_rope) {
 }
 
 /* --- Attention. --- */
-enum { OQ, OK, OV, OMASK, OBIAS, OSTART, OLEN, OALIBI, OSINKS, OOFFSETS, OCU, OPAGES,
-       OQW, OPOS, OLSE, OY };
+enum {
+    OQ,
+    OK,
+    OV,
+    OMASK,
+    OBIAS,
+    OSTART,
+    OLEN,
+    OALIBI,
+    OSINKS,
+    OOFFSETS,
+    OCU,
+    OPAGES,
+    OQW,
+    OPOS,
+    OLSE,
+    OY
+};
 
 static tfb_attention_opts op_attention_opts(const op_call *c, tfb_tensor **t,
                                             tfb_qk_opts *qk, tfb_rope_opts *rope) {

@@ -186,10 +186,15 @@ typedef struct shot {
 } shot;
 
 static size_t world_bytes(const world *w, char *to) {
-    const void *const from[] = {w->y.data, w->z.data, w->mem[2], &w->state, &w->other,
-                                &w->t, &w->ctx->workers};
-    const size_t sizes[] = {192, 2 * 3 * 48 * 4, tfb_mixer_state_bytes(&w->r.block, 2, 20),
-                            sizeof w->state, sizeof w->other, sizeof w->t, sizeof(int)};
+    const void *const from[] = {w->y.data, w->z.data, w->mem[2],       &w->state,
+                                &w->other, &w->t,     &w->ctx->workers};
+    const size_t sizes[] = {192,
+                            2 * 3 * 48 * 4,
+                            tfb_mixer_state_bytes(&w->r.block, 2, 20),
+                            sizeof w->state,
+                            sizeof w->other,
+                            sizeof w->t,
+                            sizeof(int)};
     size_t n = 0;
     int i;
     for (i = 0; i < COUNT(sizes); i++) {

@@ -124,9 +124,9 @@ static void test_no_memory(void) {
 }
 
 /* --- Sizes that overflow. --- */
-static const tfb_idx far[] = {PTRDIFF_MAX,     PTRDIFF_MAX - 1, PTRDIFF_MAX / 2,
-                              PTRDIFF_MAX / 4 + 1, PTRDIFF_MAX / 8, PTRDIFF_MAX / 64,
-                              PTRDIFF_MAX / 4096, (PTRDIFF_MAX >> 16) + 1};
+static const tfb_idx far[] = {
+    PTRDIFF_MAX,     PTRDIFF_MAX - 1,  PTRDIFF_MAX / 2,    PTRDIFF_MAX / 4 + 1,
+    PTRDIFF_MAX / 8, PTRDIFF_MAX / 64, PTRDIFF_MAX / 4096, (PTRDIFF_MAX >> 16) + 1};
 static const tfb_idx far_steps[] = {PTRDIFF_MAX, PTRDIFF_MIN, PTRDIFF_MAX / 4,
                                     PTRDIFF_MIN / 8};
 
@@ -194,7 +194,8 @@ static void test_overflow(void) {
 }
 
 /* --- The caller's floating-point mode. --- */
-#if TFB__X86 && (defined(__x86_64__) || defined(__SSE2__))
+#if defined(__SSE2__) && defined(__GNUC__) && !defined(__TINYC__)
+#include <xmmintrin.h>
 #define MODES 4
 static unsigned mode_get(void) {
     return _mm_getcsr() & 0xFFC0u; /* without the flags */
