@@ -206,11 +206,13 @@ static int op_empty(const tfb_tensor *t) {
 
 /* Gives every view a block of exactly its size; large ones make the call a dry one. */
 static void op_alloc(op_call *c) {
-    int i;
+    int i, d;
     for (i = 0; i < c->n; i++) {
         tfb_tensor *t = &c->t[i];
         const size_t size = tfb_dtype_size(t->dtype);
         size_t below = 0, above = 0, all = 0;
+        for (d = 0; d < t->ndim && d < TFB_MAX_DIMS; d++) /* loops over nothing, too */
+            if (t->shape[d] > 65536) c->dry = 1;
         if (!op_empty(t)) {
             op_reach(t, &below, &above);
             all = tfb__size_add(tfb__size_add(below, above), 1);

@@ -108,16 +108,17 @@ OP_RUN(run_linear) {
 /* The pack is made beforehand, without the context under test. */
 OP_RUN(run_linear_packed) {
     const tfb_linear_opts o = op_linear_opts(c, t);
+    const tfb_tensor *w = &c->t[1];
     const size_t bytes =
-        t[1]->ndim == 2 ? tfb_pack_bytes(t[1]->shape[0], t[1]->shape[1], t[1]->dtype) : 0;
+        w->ndim == 2 ? tfb_pack_bytes(w->shape[0], w->shape[1], w->dtype) : 0;
     char *mem = (char *)op_bytes(bytes < 65536 ? bytes : 0);
-    tfb_tensor packed = *t[1];
+    tfb_tensor packed = *w;
     tfb_status status;
     tfb_ctx other;
     tfb_ctx_init_static(&other, NULL, 0);
     other.measuring = ctx->measuring;
-    if (bytes < 65536) tfb_pack(&other, t[1], mem, bytes, &packed);
-    status = tfb_linear(ctx, t[0], &packed, &o, t[4]);
+    if (bytes < 65536) tfb_pack(&other, w, mem, bytes, &packed);
+    status = tfb_linear(ctx, t[0], t[1] ? &packed : NULL, &o, t[4]);
     free(mem);
     return status;
 }
