@@ -92,19 +92,19 @@ static op_call op_begin(const op *o) {
 static tfb_idx op_extent(const op_call *c, char letter) {
     const tfb_dtype packed = (tfb_dtype)(c->pick[0] % 3);
     switch (letter) {
-    case 'h': return D(G) * D(R); /* heads */
+    case 'h': return D(G) * D(R);                 /* heads */
     case 'w': return D(N) * (c->pick[1] ? 2 : 1); /* rows of gated weights */
-    case 'j': return D(K) + 1; /* taps */
-    case 'c': return D(C) + 1; /* not empty */
-    case 'd': return 2 * D(D); /* pairs */
+    case 'j': return D(K) + 1;                    /* taps */
+    case 'c': return D(C) + 1;                    /* not empty */
+    case 'd': return 2 * D(D);                    /* pairs */
     case 'e': return D(D) + 1;
     case 'g': return D(G) + 1;
     case 'q': return (D(G) + 1) * D(R);
     case 'p': return (tfb_idx)tfb_pack_bytes(D(N), D(K), packed);
-    case 'm': return 3; /* two packed sequences */
+    case 'm': return 3;                       /* two packed sequences */
     case 's': return D(B) * ((D(S) + 2) / 3); /* of all samples */
-    case 'n': return (D(S) + 2) / 3; /* pages of three rows */
-    case 'v': return 2 * (D(C) % 8) + 2; /* channels of a block */
+    case 'n': return (D(S) + 2) / 3;          /* pages of three rows */
+    case 'v': return 2 * (D(C) % 8) + 2;      /* channels of a block */
     default: return letter >= '0' && letter <= '9' ? letter - '0' : c->dim[(int)letter];
     }
 }
@@ -112,8 +112,8 @@ static tfb_idx op_extent(const op_call *c, char letter) {
 
 /* The letters of extents that a role's letters depend on, each once. Returns how many. */
 static int op_letters(const op_call *c, char *letters) {
-    static const char *const from[] = {"hGR", "wN", "jK", "cC", "dD", "eD", "gG",
-                                       "qGR", "pNK", "sBS", "nS", "vC"};
+    static const char *const from[] = {"hGR", "wN",  "jK",  "cC",  "dD", "eD",
+                                       "gG",  "qGR", "pNK", "sBS", "nS", "vC"};
     int n = 0, i, k, j;
     for (i = 0; i < c->n; i++)
         for (k = 0; c->arg[i].role[k]; k++) {
@@ -177,7 +177,10 @@ static void op_fill(op_call *c, int i) {
         for (at = 0; at + 4 <= c->bytes[i]; at += 4) {
             const int cu = !strcmp(c->arg[i].role, "m");
             const tfb_idx some = (tfb_idx)(t_rand() % (uint32_t)(limit + 1));
-            const int32_t n = (int32_t)(!cu ? some : at == 0 ? 0 : at == 4 ? some : limit);
+            const int32_t n = (int32_t)(!cu       ? some
+                                        : at == 0 ? 0
+                                        : at == 4 ? some
+                                                  : limit);
             memcpy(c->mem[i] + at, &n, 4);
         }
 }
@@ -203,11 +206,13 @@ static int op_empty(const tfb_tensor *t) {
 
 /* Gives every view a block of exactly its size; large ones make the call a dry one. */
 static void op_alloc(op_call *c) {
-    int i;
+    int i, d;
     for (i = 0; i < c->n; i++) {
         tfb_tensor *t = &c->t[i];
         const size_t size = tfb_dtype_size(t->dtype);
         size_t below = 0, above = 0, all = 0;
+        for (d = 0; d < t->ndim && d < TFB_MAX_DIMS; d++) /* loops over nothing, too */
+            if (t->shape[d] > 65536) c->dry = 1;
         if (!op_empty(t)) {
             op_reach(t, &below, &above);
             all = tfb__size_add(tfb__size_add(below, above), 1);
@@ -250,9 +255,28 @@ static const char *op_text(const op_call *c) {
 }
 
 /* --- Running them. --- */
+/* Under the memory sanitizer outputs count as never written before a call. */
+#if defined(__has_feature)
+#if __has_feature(memory_sanitizer)
+#include <sanitizer/msan_interface.h>
+#define OP_FORGET(p, n) __msan_poison(p, n)
+#define OP_KNOW(p, n)   __msan_unpoison(p, n)
+#endif
+#endif
+#ifndef OP_FORGET
+#define OP_FORGET(p, n) ((void)(p))
+#define OP_KNOW(p, n)   ((void)(p))
+#endif
+
 static void op_restore(op_call *c) {
     int i;
-    for (i = 0; i < c->n; i++) memcpy(c->mem[i], c->first[i], c->bytes[i]);
+    for (i = 0; i < c->n; i++) {
+        const op_arg *a = &c->arg[i];
+        memcpy(c->mem[i], c->first[i], c->bytes[i]);
+        if (a->writes && !a->reads && op_has(c, i) && !op_empty(&c->t[i]) &&
+            c->bytes[i] == (size_t)tfb_numel(&c->t[i]) * tfb_dtype_size(c->t[i].dtype))
+            OP_FORGET(c->mem[i], c->bytes[i]);
+    }
 }
 
 static tfb_status op_do(op_call *c, tfb_ctx *ctx, op_run run) {
@@ -293,6 +317,7 @@ static int op_same(const char *a, const char *b, size_t bytes, tfb_dtype dtype) 
 
 static void op_untouched(op_call *c, const char *what) {
     int i;
+    for (i = 0; i < c->n; i++) OP_KNOW(c->mem[i], c->bytes[i]);
     for (i = 0; i < c->n; i++)
         CHECK(memcmp(c->mem[i], c->first[i], c->bytes[i]) == 0, "%s changed %s: %s", what,
               c->arg[i].name, op_text(c));
@@ -399,6 +424,8 @@ static size_t op_need(op_rig *r, op_call *c, const tfb_ctx *like, tfb_status *st
 static tfb_status op_static(op_rig *r, op_call *c, size_t bytes) {
     char *mem = (char *)op_bytes(bytes);
     tfb_status got;
+    memset(mem, 0xFF, bytes); /* NaNs: what is read before it is written shows */
+    OP_FORGET(mem, bytes);
     r->fixed.mem = mem;
     r->fixed.mem_bytes = bytes;
     op_restore(c);

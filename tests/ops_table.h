@@ -108,16 +108,17 @@ OP_RUN(run_linear) {
 /* The pack is made beforehand, without the context under test. */
 OP_RUN(run_linear_packed) {
     const tfb_linear_opts o = op_linear_opts(c, t);
+    const tfb_tensor *w = &c->t[1];
     const size_t bytes =
-        t[1]->ndim == 2 ? tfb_pack_bytes(t[1]->shape[0], t[1]->shape[1], t[1]->dtype) : 0;
+        w->ndim == 2 ? tfb_pack_bytes(w->shape[0], w->shape[1], w->dtype) : 0;
     char *mem = (char *)op_bytes(bytes < 65536 ? bytes : 0);
-    tfb_tensor packed = *t[1];
+    tfb_tensor packed = *w;
     tfb_status status;
     tfb_ctx other;
     tfb_ctx_init_static(&other, NULL, 0);
     other.measuring = ctx->measuring;
-    if (bytes < 65536) tfb_pack(&other, t[1], mem, bytes, &packed);
-    status = tfb_linear(ctx, t[0], &packed, &o, t[4]);
+    if (bytes < 65536) tfb_pack(&other, w, mem, bytes, &packed);
+    status = tfb_linear(ctx, t[0], t[1] ? &packed : NULL, &o, t[4]);
     free(mem);
     return status;
 }
@@ -224,8 +225,8 @@ OP_RUN(ref_softmax) {
 
 /* Numbers that options may have: small ones, then some that are hardly meant. */
 static tfb_idx op_wild(int pick) {
-    static const tfb_idx wild[] = {0,  1,  2,   3,   4,    5,    7,           64,
-                                   -1, -2, -64, 100, 1024, 4096, PTRDIFF_MAX, PTRDIFF_MIN};
+    static const tfb_idx wild[] = {
+        0, 1, 2, 3, 4, 5, 7, 64, -1, -2, -64, 100, 1024, 4096, PTRDIFF_MAX, PTRDIFF_MIN};
     return wild[pick % 16];
 }
 
@@ -271,8 +272,8 @@ OP_RUN(ref_rope) {
     tfb__rope_frequencies((o.dims ? o.dims : D) / 2, o.base, o.compat, hi, lo);
     for (i = 0; D && i < tfb_numel(x) / D; i++) {
         const tfb_idx b = i / (H * T), k = i % T;
-        const tfb_idx at = t[1] ? *(const int32_t *)(const void *)op_at(t[1], b * T + k)
-                                : o.start + k;
+        const tfb_idx at =
+            t[1] ? *(const int32_t *)(const void *)op_at(t[1], b * T + k) : o.start + k;
         float *row = op_row(x, i, D), *y = op_row(x, i, D);
         tfb__rope_ref(D, row, &at, &o, hi, lo, y);
         op_put(t[3], i, D, y);
@@ -283,8 +284,24 @@ OP_RUN(ref_rope) {
 }
 
 /* --- Attention. --- */
-enum { OQ, OK, OV, OMASK, OBIAS, OSTART, OLEN, OALIBI, OSINKS, OOFFSETS, OCU, OPAGES,
-       OQW, OPOS, OLSE, OY };
+enum {
+    OQ,
+    OK,
+    OV,
+    OMASK,
+    OBIAS,
+    OSTART,
+    OLEN,
+    OALIBI,
+    OSINKS,
+    OOFFSETS,
+    OCU,
+    OPAGES,
+    OQW,
+    OPOS,
+    OLSE,
+    OY
+};
 
 static tfb_attention_opts op_attention_opts(const op_call *c, tfb_tensor **t,
                                             tfb_qk_opts *qk, tfb_rope_opts *rope) {

@@ -23,18 +23,34 @@ static uint32_t fuzz_word(fuzz *f) {
 
 /* Mostly a small extent, sometimes one at the edges of tiles, blocks and lanes. */
 static tfb_idx fuzz_extent(fuzz *f) {
-    static const tfb_idx edges[] = {7,  8,  9,  15, 16, 17,  23,  24,  31,  32,
-                                    33, 47, 48, 63, 64, 65, 100, 129, 255, 256,
-                                    257, 300, 1023, 1025};
+    static const tfb_idx edges[] = {7,   8,   9,   15,  16,  17,  23,   24,
+                                    31,  32,  33,  47,  48,  63,  64,   65,
+                                    100, 129, 255, 256, 257, 300, 1023, 1025};
     const int b = fuzz_byte(f);
     return b < 200 ? b % 7 : edges[b % 24];
 }
 
 static tfb_idx fuzz_any(fuzz *f) { /* what nobody means */
-    static const tfb_idx any[] = {
-        0, 1, 2, 3, -1, -2, -3, 17, 64, 4096, (tfb_idx)1 << 30, PTRDIFF_MAX,
-        PTRDIFF_MAX - 1, PTRDIFF_MAX / 2, PTRDIFF_MAX / 4 + 1, PTRDIFF_MAX / 8,
-        PTRDIFF_MIN, PTRDIFF_MIN + 1, PTRDIFF_MIN / 2, PTRDIFF_MIN / 4};
+    static const tfb_idx any[] = {0,
+                                  1,
+                                  2,
+                                  3,
+                                  -1,
+                                  -2,
+                                  -3,
+                                  17,
+                                  64,
+                                  4096,
+                                  (tfb_idx)1 << 30,
+                                  PTRDIFF_MAX,
+                                  PTRDIFF_MAX - 1,
+                                  PTRDIFF_MAX / 2,
+                                  PTRDIFF_MAX / 4 + 1,
+                                  PTRDIFF_MAX / 8,
+                                  PTRDIFF_MIN,
+                                  PTRDIFF_MIN + 1,
+                                  PTRDIFF_MIN / 2,
+                                  PTRDIFF_MIN / 4};
     return any[fuzz_byte(f) % 20];
 }
 
@@ -89,7 +105,7 @@ static void fuzz_alias(fuzz *f, op_call *c) {
     const int i = (int)fuzz_in(f, 0, c->n - 1), j = (int)fuzz_in(f, 0, c->n - 1);
     const size_t size = tfb_dtype_size(c->t[i].dtype);
     const size_t from = (size_t)fuzz_byte(f) * (size ? size : 1);
-    if (i == j || !c->bytes[i] || c->bytes[j] < c->bytes[i] ||
+    if (i == j || c->arg[i].dtype == 'u' || !c->bytes[i] || c->bytes[j] < c->bytes[i] ||
         from > c->bytes[j] - c->bytes[i] || from % size)
         return;
     c->odd = 1;

@@ -101,7 +101,8 @@ static kv_call kv_draw(fuzz *f, const kv_rig *r) {
     memset((void *)&c, 0, sizeof c);
     c.what = b % 20;
     c.layer = odd % 32 == 31 ? 7 : odd % r->opts.layers;
-    B = tfb_kv_batch(&r->kv[0], c.layer); /* a static layer has a maximum from the start */
+    B = tfb_kv_batch(&r->kv[0],
+                     c.layer); /* a static layer has a maximum from the start */
     if (!B) B = fuzz_in(f, 1, s->batch);
     else if (odd / 32 == 7) B = fuzz_in(f, 1, s->batch + 1);
     T = odd / 32 == 6 ? fuzz_in(f, 0, 140) : fuzz_in(f, 0, 5);
@@ -114,12 +115,14 @@ static kv_call kv_draw(fuzz *f, const kv_rig *r) {
     t_seed = fuzz_word(f);
     c.ints = kv_ints(f, (int)(c.what == 2 && b & 32 ? T : b & 64 ? 1 : B), b >> 7);
     c.key = kv_floats(tfb_view4(NULL, TFB_F32, B, s->kv_heads, T, s->head_dim), f);
-    c.value = kv_floats(tfb_view4(NULL, TFB_F32, B, s->kv_heads, T,
-                                  s->v_dim ? s->v_dim : s->head_dim), f);
+    c.value = kv_floats(
+        tfb_view4(NULL, TFB_F32, B, s->kv_heads, T, s->v_dim ? s->v_dim : s->head_dim),
+        f);
     c.q = kv_floats(tfb_view4(NULL, TFB_F32, B, H, T, s->head_dim), f);
     for (H = 0; H < 2; H++)
-        c.y[H] = tfb_view4(op_bytes(4 * (size_t)(B * c.q.shape[1] * T * c.value.shape[3])),
-                           TFB_F32, B, c.q.shape[1], T, c.value.shape[3]);
+        c.y[H] =
+            tfb_view4(op_bytes(4 * (size_t)(B * c.q.shape[1] * T * c.value.shape[3])),
+                      TFB_F32, B, c.q.shape[1], T, c.value.shape[3]);
     c.attention.causal = (tfb_causal)(c.n[1] % 3);
     if (c.n[1] > 2) c.attention.window = c.n[2];
     if (c.n[1] == 4) c.attention.offset_set = 1, c.attention.offset = c.n[0];
@@ -149,19 +152,19 @@ static tfb_status kv_change(tfb_ctx *ctx, tfb_kv *kv, kv_call *c) {
     case 5: return tfb_kv_select(ctx, kv, &c->ints);
     case 6: return tfb_kv_repeat_interleave(ctx, kv, c->n[0]);
     case 7: return tfb_kv_fork(ctx, kv, c->n[0], c->n[1]);
-    case 8:
-        return tfb_kv_shift(ctx, kv, c->n[0], c->n[1], c->n[2], c->n[3], &c->rope);
+    case 8: return tfb_kv_shift(ctx, kv, c->n[0], c->n[1], c->n[2], c->n[3], &c->rope);
     case 9: return tfb_kv_mark(ctx, kv);
     case 10: return tfb_kv_rollback(ctx, kv, each);
     case 11: tfb_kv_commit(kv); return TFB_OK;
-    case 12: if (c->n[1] == 5) tfb_kv_reset(kv); return TFB_OK;
+    case 12:
+        if (c->n[1] == 5) tfb_kv_reset(kv);
+        return TFB_OK;
     default: return tfb_kv_append(ctx, kv, c->layer, &c->key, &c->value);
     }
 }
 
 static tfb_status kv_do(tfb_ctx *ctx, tfb_kv *kv, kv_call *c, int which) {
-    if (c->what == 13 && c->save)
-        return tfb_kv_load(ctx, kv, c->save, c->save_bytes);
+    if (c->what == 13 && c->save) return tfb_kv_load(ctx, kv, c->save, c->save_bytes);
     if (c->what >= 14 && c->what <= 15)
         return tfb_kv_attention(ctx, kv, c->layer, &c->q, &c->attention, &c->y[which]);
     return kv_change(ctx, kv, c);

@@ -54,7 +54,8 @@ static void mixer_step(fuzz *f, mixer_rig *m) {
     const int odd = fuzz_byte(f);
     tfb_idx B = m->state.batch, C = m->C, b, i;
     char *before = mixer_snap(m);
-    float *y = t_floats((B + 1) * n * (C + 1)), *was, *x = t_floats((B + 1) * n * (C + 1));
+    float *y = t_floats((B + 1) * n * (C + 1)), *was,
+          *x = t_floats((B + 1) * n * (C + 1));
     tfb_tensor X, Y;
     tfb_status got;
     if (odd % 8 == 7) B += odd & 64 ? 1 : -1;
@@ -69,7 +70,8 @@ static void mixer_step(fuzz *f, mixer_rig *m) {
                     : 1.0f;
     was = (float *)memcpy(op_bytes(sizeof(float) * (size_t)tfb_numel(&Y)), y,
                           sizeof(float) * (size_t)tfb_numel(&Y));
-    if (odd % 8 == 5) op_rig_get()->heap.fail_at = op_rig_get()->heap.calls + 1 + odd / 64;
+    if (odd % 8 == 5)
+        op_rig_get()->heap.fail_at = op_rig_get()->heap.calls + 1 + odd / 64;
     if (odd % 8 == 5) op_rig_empty();
     got = tfb_qkv_step(m->ctx, &m->r.block, &m->state, &X, NULL, &Y);
     op_rig_get()->heap.fail_at = 0;
@@ -189,7 +191,8 @@ static void mixer_sizes(fuzz *f) {
     mem = (char *)op_bytes(bytes < 100000 ? bytes : 0);
     if (tfb_mhsa_init(ctx, &block, &h, mem, bytes < 100000 ? bytes : 0) == TFB_OK) {
         CHECK(bytes > 0, "no bytes");
-        CHECK(tfb_qkv_flops(&block.block, spatial, (int)fuzz_in(f, 0, 4), 0) >= -1, "flops");
+        CHECK(tfb_qkv_flops(&block.block, spatial, (int)fuzz_in(f, 0, 4), 0) >= -1,
+              "flops");
     } else CHECK(ctx->message[0], "no message");
     free(mem);
     bytes = tfb_mamba_bytes(&m);

@@ -22,10 +22,10 @@ typedef struct target {
 } target;
 
 static const target targets[] = {
-    {"fuzz_basics", fuzz_basics},       {"fuzz_linear", fuzz_linear},
-    {"fuzz_rows", fuzz_rows},           {"fuzz_attention", fuzz_attention},
-    {"fuzz_scans", fuzz_scans},         {"fuzz_kv", fuzz_kv},
-    {"fuzz_chunks", fuzz_chunks},       {"fuzz_mixers", fuzz_mixers},
+    {"fuzz_basics", fuzz_basics}, {"fuzz_linear", fuzz_linear},
+    {"fuzz_rows", fuzz_rows},     {"fuzz_attention", fuzz_attention},
+    {"fuzz_scans", fuzz_scans},   {"fuzz_kv", fuzz_kv},
+    {"fuzz_chunks", fuzz_chunks}, {"fuzz_mixers", fuzz_mixers},
 };
 enum { TARGETS = (int)(sizeof targets / sizeof *targets) };
 

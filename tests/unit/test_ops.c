@@ -194,7 +194,8 @@ static void test_overflow(void) {
 }
 
 /* --- The caller's floating-point mode. --- */
-#if TFB__X86 && (defined(__x86_64__) || defined(__SSE2__))
+#if defined(__SSE2__) && defined(__GNUC__) && !defined(__TINYC__)
+#include <xmmintrin.h>
 #define MODES 4
 static unsigned mode_get(void) {
     return _mm_getcsr() & 0xFFC0u; /* without the flags */
