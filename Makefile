@@ -36,6 +36,13 @@ quick: $(TESTS:%=build/cc/%) ## the unit tests alone, on the best table
 
 build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
 
+coverage: ## lines and branches that the tests reach, for each instruction set
+	@python3 tests/tools/coverage.py
+
+mutants: ## small random faults, which tests must notice; N= SEED= SECTION=
+	@python3 tests/tools/mutants.py --number $(or $(N),600) --seed $(or $(SEED),1) \
+	    --section $(or $(SECTION),0)
+
 bench: build/bench ## time ours against installed peers; BENCH=--sweep: over many sizes
 	@build/bench $(BENCH)
 
@@ -90,5 +97,5 @@ build/sane/tables.o: tests/tables.c tfblocks.h
 	@mkdir -p $(@D)
 	$(CC) $(SANE) -I. -c $< -o $@
 
-.PHONY: help run test quick build-tests bench bench-torch bench-vit bench-plot format \
-    clean
+.PHONY: help run test quick build-tests coverage mutants bench bench-torch bench-vit \
+    bench-plot format clean

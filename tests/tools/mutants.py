@@ -2,18 +2,20 @@
 """Mutants: small faults put into tfblocks.h at random, one at a time; tests must notice.
 
   python3 tests/tools/mutants.py [--number N] [--seed S] [--section n] [--seconds T]
-      [--jobs J] [--quick]
+      [--jobs J] [--quick] [--verbose]
 
 A mutant swaps an operator, a constant, a minimum and a maximum, drops a negation or a
 statement. It is built by tcc for the scalar table with test after test, those of its
-section first, until one fails; none may take twice its usual time. What does not compile
-or compiles to the same bytes is no mutant. tests/tools/mutants.txt has the texts of
-mutants that change nothing a caller could see, with reasons. Fails below 90 %."""
+section first, until one fails; none may take twice its usual time. Quick leaves out tests
+that take long. What does not compile or compiles to the same bytes is no mutant.
+tests/tools/mutants.txt has those that change nothing a caller could see, with reasons;
+they are left out. Fails below 90 %."""
 import argparse
+import collections
 import concurrent.futures
+import hashlib
 import os
 import queue
-import random
 import re
 import resource
 import shutil
@@ -28,6 +30,7 @@ import slow_tests
 HEADER = "tfblocks.h"
 KNOWN = "tests/tools/mutants.txt"
 FLOOR = 90.0
+NO_MUTANT, SURVIVED = ("does not compile", "same bytes"), "survived"
 ALL = """test_kv test_kv_errors test_dispatch test_hash test_tensor test_isa test_kv_ops
     test_mixers test_linear test_norms test_scan test_mixer_states test_chunks test_kv_save
     test_elementary test_basics test_attention_views test_attention test_kv_decode
@@ -130,13 +133,24 @@ def mutants(lines, work):
     return found
 
 
+def in_random_order(found, lines, seed):
+    """By a hash of the texts: a change of the header moves no other mutant."""
+    seen, order = collections.Counter(), []
+    for m in found:
+        text = "%d|%s|%s" % (seed, lines[m[1]], m[2])
+        seen[text] += 1
+        text = "%s|%d" % (text, seen[text])
+        order.append((hashlib.md5(text.encode()).digest(), m))
+    return [m for _, m in sorted(order)]
+
+
 # --- Running tests. ---
 class Tests:
     """Builds and runs test programs; each is tried and timed once without a mutant."""
 
     def __init__(self, work):
         self.work, self.lock = work, threading.Lock()
-        self.limits, self.slow = {}, slow_tests.read()
+        self.locks, self.limits, self.slow = {}, {}, slow_tests.read()
 
     def build(self, name, folder):
         """Compiles a test against the header in folder: its path, or None."""
@@ -170,6 +184,8 @@ class Tests:
     def limit(self, name, long):
         """Seconds a test may take, twice what it takes without a mutant."""
         with self.lock:
+            lock = self.locks.setdefault(name, threading.Lock())
+        with lock:
             if (name, long) not in self.limits:
                 program = os.path.join(self.work, name)
                 if not os.path.exists(program) and not self.build(name, self.work):
@@ -194,7 +210,7 @@ def plan(section, quick):
 
 
 def try_one(mutant, lines, tests, folders, quick):
-    """'same', 'invalid', 'survived', or the name of the test that noticed."""
+    """One of NO_MUTANT, SURVIVED, or the name of the test that noticed."""
     section, at, text = mutant
     folder = folders.get()
     try:
@@ -204,12 +220,12 @@ def try_one(mutant, lines, tests, folders, quick):
             limit = tests.limit(name, long)
             program = os.path.join(folder, name)
             if not long and not tests.build(name, folder):
-                return "invalid"
+                return NO_MUTANT[0]
             if n == 0 and open(program, "rb").read() == tests.plain(name):
-                return "same"
+                return NO_MUTANT[1]
             if not tests.run(program, long, limit):
                 return name
-        return "survived"
+        return SURVIVED
     finally:
         folders.put(folder)
 
@@ -232,7 +248,8 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--number", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--section", type=int)
+    parser.add_argument("--section", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
@@ -249,56 +266,59 @@ def main():
         return go(options, work)
 
 
+def results(found, options, judge):
+    """(mutant, result) in the order in which they come, as many as are wanted."""
+    waiting, running, number = iter(found), {}, 0
+    end = time.monotonic() + options.seconds
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        while number < options.number:
+            while len(running) < options.jobs and time.monotonic() < end:
+                mutant = next(waiting, None)
+                if not mutant:
+                    break
+                running[pool.submit(judge, mutant)] = mutant
+            if not running:
+                break
+            some = concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done
+            for job in some:
+                mutant, result = running.pop(job), job.result()
+                number += result not in NO_MUTANT
+                yield mutant, result
+
+
 def go(options, work):
-    lines = open(HEADER, encoding="utf-8").read().split("\n")
+    with open(HEADER, encoding="utf-8") as f:
+        lines = f.read().split("\n")
     shutil.copy(HEADER, work)
-    tests, known = Tests(work), known_ones()
+    tests, known, folders = Tests(work), known_ones(), queue.Queue()
     found = mutants(lines, work)
     print("%d mutants are possible" % len(found))
-    if options.section:
-        found = [m for m in found if m[0] == options.section]
-    random.Random(options.seed).shuffle(found)
-    folders = queue.Queue()
+    found = [m for m in found if options.section in (0, m[0])
+             and (lines[m[1]].strip(), m[2].strip()) not in known]
+    found = in_random_order(found, lines, options.seed)
     for i in range(options.jobs):
         folders.put(os.path.join(work, "job%d" % i))
         os.mkdir(os.path.join(work, "job%d" % i))
-    end = time.monotonic() + options.seconds
-    score, noticed_by, survivors = {}, {}, []
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        waiting, running = iter(found), {}
-        done = 0
-        while done < options.number:
-            while len(running) < options.jobs and time.monotonic() < end:
-                m = next(waiting, None)
-                if not m:
-                    break
-                if (lines[m[1]].strip(), m[2].strip()) not in known:
-                    running[pool.submit(try_one, m, lines, tests, folders,
-                                        options.quick)] = m
-            if not running:
-                break
-            for job in concurrent.futures.wait(
-                    running, return_when="FIRST_COMPLETED").done:
-                m, result = running.pop(job), job.result()
-                if result in ("same", "invalid"):
-                    continue
-                done += 1
-                killed, all_of = score.get(m[0], (0, 0))
-                score[m[0]] = (killed + (result != "survived"), all_of + 1)
-                noticed_by[result] = noticed_by.get(result, 0) + 1
-                if result == "survived":
-                    survivors.append(m)
-                    print("survived [%d] %s:%d\n  - %s\n  + %s" % (
-                        m[0], HEADER, m[1] + 1, lines[m[1]].strip(), m[2].strip()),
-                        flush=True)
+    score, noticed_by = collections.defaultdict(lambda: [0, 0]), collections.Counter()
+    for m, result in results(found, options, lambda m: try_one(
+            m, lines, tests, folders, options.quick)):
+        if result in NO_MUTANT:
+            continue
+        score[m[0]][0] += result != SURVIVED
+        score[m[0]][1] += 1
+        noticed_by[result] += 1
+        if result == SURVIVED or options.verbose:
+            print("%s [%d] %s:%d\n  - %s\n  + %s" % (
+                result, m[0], HEADER, m[1] + 1, lines[m[1]].strip(), m[2].strip()),
+                flush=True)
     return report(score, noticed_by)
 
 
 def report(score, noticed_by):
     for section in sorted(score):
-        print("section %2d: %3d of %3d noticed" % ((section,) + score[section]))
-    print("noticed by " + ", ".join("%s %d" % (n[5:], noticed_by[n]) for n in sorted(
-        noticed_by, key=lambda n: -noticed_by[n]) if n != "survived"))
+        print("section %2d: %3d of %3d noticed" % (section, *score[section]))
+    print("noticed by " + ", ".join("%s %d" % (name[5:], n) for name, n in
+                                    noticed_by.most_common() if name != SURVIVED))
     killed = sum(k for k, _ in score.values())
     number = sum(n for _, n in score.values())
     percent = 100.0 * killed / max(1, number)
