@@ -48,6 +48,13 @@ build-tests: $(TESTS:%=build/cc/%) $(CLANGED) $(TESTS:%=build/sane/%)
 fuzz: ## run the fuzz targets with libFuzzer; SECONDS= in all
 	@sh tests/fuzz/run.sh $(or $(SECONDS),180)
 
+coverage: ## lines and branches that the tests reach, for each instruction set
+	@python3 tests/tools/coverage.py
+
+mutants: ## small random faults, which tests must notice; N= SEED= SECTION=
+	@python3 tests/tools/mutants.py --number $(or $(N),600) --seed $(or $(SEED),1) \
+	    --section $(or $(SECTION),0)
+
 bench: build/bench ## time ours against installed peers; BENCH=--sweep: over many sizes
 	@build/bench $(BENCH)
 

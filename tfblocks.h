@@ -2218,14 +2218,10 @@ TFB_API size_t tfb_dtype_size(tfb_dtype dtype) {
     return 0;
 }
 
-TFB__UNUSED static const char *tfb__dtype_text(tfb_dtype dtype) {
-    switch (dtype) {
-#define TFB__DTYPE_TEXT(name, bytes, text)                                               \
-    case name: return text;
-        TFB_DTYPE_LIST(TFB__DTYPE_TEXT)
-    case TFB__DTYPES: break;
-    }
-    return "unknown";
+TFB__UNUSED static const char *tfb__dtype_text(tfb_dtype dtype) { /* a legal one */
+#define TFB__DTYPE_TEXT(name, bytes, text) text,
+    static const char texts[][12] = {TFB_DTYPE_LIST(TFB__DTYPE_TEXT)};
+    return texts[dtype];
 }
 
 /* Sizes that overflow wrap here without harm: tfb__check_layout finds them. */
@@ -7363,7 +7359,7 @@ static int tfb__matmul_tiny(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tensor 
 }
 
 static int tfb__linear_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
-                            const tfb_tensor *y) {
+                            const tfb_tensor *y, tfb_status *status) {
     tfb__mark mark;
     tfb__mm mm;
     tfb_idx panels;
@@ -7380,10 +7376,10 @@ static int tfb__linear_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor 
     mm.source_step = TFB__PANEL * w->stride[0];
     mark = tfb__scratch_begin(ctx);
     mm.b = (float *)tfb__take(ctx, panels * mm.bps, sizeof(float));
-    if (tfb__scratch_ready(ctx, "tfb_linear") == TFB_OK) TFB__KERNEL(ctx->isa, mm)(&mm);
-    else mm.b = NULL; /* the general path will say why */
-    tfb__scratch_end(ctx, mark, mm.b ? TFB_OK : TFB_ERR_SCRATCH);
-    return mm.b != NULL;
+    *status = tfb__scratch_ready(ctx, "tfb_linear");
+    if (*status == TFB_OK) TFB__KERNEL(ctx->isa, mm)(&mm);
+    tfb__scratch_end(ctx, mark, *status);
+    return 1;
 }
 
 /* For a packed weight everything its header must say is known. */
@@ -7695,11 +7691,13 @@ static tfb_status tfb__linear_setup(tfb_ctx *ctx, const tfb_tensor *x,
 
 TFB_API tfb_status tfb_linear(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor *w,
                               const tfb_linear_opts *opts, tfb_tensor *y) {
+    tfb_status status = TFB_OK;
     tfb_linear_opts none;
     tfb__gemm g;
     TFB__ENTER(ctx);
-    if (!opts && (tfb__linear_tiny(ctx, x, w, y) || tfb__packed_tiny(ctx, x, w, y)))
-        return TFB_OK;
+    if (!opts &&
+        (tfb__linear_tiny(ctx, x, w, y, &status) || tfb__packed_tiny(ctx, x, w, y)))
+        return status;
     memset((void *)&none, 0, sizeof none);
     TFB__TRY(tfb__linear_setup(ctx, x, w, opts ? opts : &none, y, &g));
     return tfb__gemm_run(ctx, "tfb_linear", &g);

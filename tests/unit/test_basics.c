@@ -1,5 +1,18 @@
 /* test_basics.c - section BASICS without the tensors: status text, the three kinds of
  * context, scratch, allocation failure, threads, messages. */
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+static int threads_left = -1; /* how many more begin; any number if below 0 */
+
+static int begin_thread(pthread_t *thread, const pthread_attr_t *attr,
+                        void *(*run)(void *), void *arg) {
+    if (threads_left == 0) return 11;
+    threads_left -= threads_left > 0;
+    return pthread_create(thread, attr, run, arg);
+}
+#define pthread_create begin_thread
+#define FEW_THREADS
+#endif
 #include "../test.h"
 #include <time.h>
 
@@ -929,6 +942,29 @@ static void test_threads_errors(void) {
     tfb_ctx_free(&ctx);
 }
 
+/* The system gives some threads and then no more: they end, and the old pool stays. */
+static void test_threads_run_out(void) {
+#ifdef FEW_THREADS
+    t_heap heap;
+    tfb_ctx ctx;
+    int n;
+    t_ctx(&ctx, &heap);
+    CHECK_OK(&ctx, tfb_ctx_threads(&ctx, 2, 0));
+    for (n = 0; n < 4; n++) {
+        threads_left = n;
+        CHECK_FAILS(&ctx, TFB_ERR_MEMORY, "no memory or no threads",
+                    tfb_ctx_threads(&ctx, 5, 0));
+        CHECK(ctx.workers == 2 && heap.live == 1, "%d threads: pool or leak", n);
+        job_check(&ctx, 100);
+    }
+    threads_left = -1;
+    tfb_ctx_free(&ctx);
+    CHECK(heap.live == 0, "leak");
+#else
+    SKIP("the header's pthread_create cannot be replaced here");
+#endif
+}
+
 static void test_threads_most(void) {
     tfb_status status;
     tfb_ctx ctx;
@@ -1026,6 +1062,7 @@ int main(void) {
     RUN(test_threads_nested);
     RUN(test_threads_end);
     RUN(test_threads_errors);
+    RUN(test_threads_run_out);
     RUN(test_threads_most);
     RUN(test_threads_measure);
     RUN(test_threads_two_contexts);

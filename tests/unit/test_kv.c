@@ -626,6 +626,31 @@ static void huge_appends(void) { /* stride 0: a little memory, any number of row
     tfb_ctx_free(&ctx);
 }
 
+/* So many pages that they are tried in one piece first. */
+static void many_appends(void) {
+    const tfb_idx n = 1025 * 64;
+    const tfb_kv_opts o = opts_of(STATIC, 1, shape_of(1, 1, 1, 1, 5));
+    float one = 1, zero = 0;
+    tfb_tensor many = tfb_view4(&one, TFB_F32, 1, 1, n, 1);
+    tfb_tensor none = tfb_view4(&zero, TFB_F32, 1, 1, n, 1), got;
+    tfb_kv kv;
+    t_heap heap;
+    tfb_ctx ctx;
+    float *k = t_floats(n), *v = t_floats(n);
+    t_ctx(&ctx, &heap);
+    cache_new(&ctx, &kv, 0, &o);
+    many.stride[2] = none.stride[2] = 0;
+    CHECK_OK(&ctx, tfb_kv_append(&ctx, &kv, 0, &many, &none));
+    got = tfb_view4(k, TFB_F32, 1, 1, n, 1);
+    none = tfb_view4(v, TFB_F32, 1, 1, n, 1);
+    CHECK_OK(&ctx, tfb_kv_get(&ctx, &kv, 0, &got, &none));
+    CHECK(k[0] == 1 && k[n - 1] == 1 && v[0] == 0 && v[n - 1] == 0, "other rows");
+    tfb_kv_free(&kv);
+    CHECK(heap.live == 0, "%ld blocks leaked", heap.live);
+    tfb_ctx_free(&ctx);
+    free(k), free(v);
+}
+
 /* A position far away needs pages up to it; of a ring, only its own. */
 static void huge_positions(void) {
     static const int32_t far[] = {INT32_MAX, INT32_MAX - 1, 1 << 28};
@@ -798,6 +823,7 @@ int main(void) {
     RUN(full_static_cache);
     RUN(static_cache_after_keep_last);
     RUN(huge_appends);
+    RUN(many_appends);
     RUN(huge_positions);
     RUN(allocation_fails_at_every_step);
     RUN(bad_init);

@@ -550,6 +550,27 @@ static tfb_status fill_ones(tfb_ctx *ctx, void *user, tfb_tensor *w) {
     return *(int *)user < 3 ? tfb_uniform(ctx, 1, 0, 1, 1, w) : TFB_ERR_CALLBACK;
 }
 
+/* Heads that do not fit leave no block to describe. */
+static void heads_that_do_not_fit(void) {
+    static const tfb_idx wrong[][3] = {{768, 0, 0},   {768, -1, 0},  {768, 12, 5},
+                                       {768, 12, -4}, {770, 12, 0},  {0, 12, 0},
+                                       {-768, 12, 0}, {768, 12, 768}};
+    tfb_ctx ctx;
+    int i;
+    t_ctx(&ctx, NULL);
+    CHECK(tfb_mhsa_bytes(NULL) == 0, "bytes of nothing");
+    for (i = 0; i < COUNT(wrong); i++) {
+        tfb_mhsa_opts o;
+        tfb_mhsa m;
+        memset((void *)&o, 0, sizeof o);
+        o.channels = wrong[i][0], o.heads = wrong[i][1], o.kv_heads = wrong[i][2];
+        CHECK(tfb_mhsa_bytes(&o) == 0, "%d has bytes", i);
+        CHECK_FAILS(&ctx, TFB_ERR_RANGE, "tfb_mhsa_init: channels",
+                    tfb_mhsa_init(&ctx, &m, &o, NULL, 0));
+    }
+    tfb_ctx_free(&ctx);
+}
+
 static void initialisation(void) {
     tfb_attention_mixer att;
     const float bound = 1 / sqrtf(6.0f);
@@ -864,6 +885,7 @@ int main(void) {
     RUN(uniform_is_philox);
     RUN(uniform_range_and_misuse);
     RUN(counts_of_parameters);
+    RUN(heads_that_do_not_fit);
     RUN(initialisation);
     RUN(saves_come_back);
     RUN(bad_saves_change_nothing);

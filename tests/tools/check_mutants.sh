@@ -1,0 +1,11 @@
+#!/bin/sh
+# A sample of the mutants of mutants.py, the same ones each time, for about a minute.
+
+cd "$(dirname "$0")/../.." || exit 1
+for needed in tcc python3; do
+    if ! command -v $needed >/dev/null 2>&1; then
+        echo "skip mutants: $needed is not installed"
+        exit 0
+    fi
+done
+exec python3 tests/tools/mutants.py --number 60 --seed 1 --seconds 50 --quick
