@@ -4,7 +4,7 @@
 #define TEST_H
 
 #define TFBLOCKS_IMPLEMENTATION
-#ifndef _WIN32
+#if defined(__unix__) || defined(__APPLE__)
 #define TFB_PTHREADS
 #endif
 #include "tfblocks.h"
