@@ -58,6 +58,52 @@
  *                            its header if that is not <cblas.h>
  *   TFB_NO_MESSAGES          ctx.message stays empty; saves flash
  *   TFB_NO_STDLIB            no malloc family: set ctx.alloc or use a static context
+ *   TFB_SMALL                size before speed: plain loops, the scalar table only, the
+ *                            same bits; link with -ffunction-sections, --gc-sections
+ *   TFB_NO_CHECKS            arguments are believed: ARG, SHAPE, DTYPE and ALIAS are not
+ *                            found any more, and what they would have stopped happens
+ * What is left out has no declaration, or is UNSUPPORTED where it is an option of a call
+ * that stays; behind it what goes with it:
+ *   TFB_NO_TENSOR_OPS        copy, add, mul, map, embed, argmax        MIXERS
+ *   TFB_NO_FN_GELU, TFB_NO_FN_SILU (and sigmoid), TFB_NO_FN_TANH, TFB_NO_FN_EXP (exp,
+ *                            exp2, log, erf, softplus), TFB_NO_FN_TRIG (sin, cos, compat
+ *                            of rope): those of tfb_map and activations   of SILU, EXP:
+ *                            MAMBA
+ *   TFB_NO_MATMUL            tfb_matmul
+ *   TFB_NO_LINEAR            tfb_linear                                PACKS, MIXERS
+ *   TFB_NO_PACKS             packed weights                            MIXERS
+ *   TFB_NO_GATES             gates of tfb_linear
+ *   TFB_NO_NORMS             rmsnorm, layernorm, l2norm                ATTENTION_QK
+ *   TFB_NO_SOFTMAX           tfb_softmax
+ *   TFB_NO_LSE               lse of tfb_softmax and attention
+ *   TFB_NO_ROPE              tfb_rope                       ATTENTION_QK, KV_SHIFT
+ *   TFB_NO_ATTENTION         attention, its weights, caches            WEIGHTS, KV
+ *   TFB_NO_ATTENTION_MASKS   mask, bias
+ *   TFB_NO_ATTENTION_WINDOWS window, two_sided                         KV_RINGS
+ *   TFB_NO_ATTENTION_SCORES  softcap, alibi, sinks
+ *   TFB_NO_ATTENTION_SEQUENCES  kv_start, kv_len, cu_q, cu_k, offsets, key_pos0,
+ *                            key_pos0s, key_pinned                     KV_RINGS
+ *   TFB_NO_ATTENTION_PAGES   pages
+ *   TFB_NO_ATTENTION_QK      qk: norm and rope inside attention        MIXERS
+ *   TFB_NO_WEIGHTS           tfb_attention_weights
+ *   TFB_NO_MERGE             tfb_merge_state, tfb_merge_states
+ *   TFB_NO_KV                caches                                    MIXERS
+ *   TFB_NO_KV_DYNAMIC        tfb_kv_init: caches that grow
+ *   TFB_NO_KV_RINGS          window of a cache
+ *   TFB_NO_KV_PLACES         tfb_kv_update, ragged, once
+ *   TFB_NO_KV_EDIT           crop, keep_last, select, repeat, fork     MIXERS
+ *   TFB_NO_KV_SHIFT          tfb_kv_shift
+ *   TFB_NO_KV_MARKS          mark, rollback, commit                    MIXERS
+ *   TFB_NO_KV_SAVE           save, load
+ *   TFB_NO_CHUNKS            chunked forward, tfb_scratch              MIXERS
+ *   TFB_NO_SCAN              convolution and scans                     MAMBA
+ *   TFB_NO_RANDOM            tfb_uniform                               MIXERS
+ *   TFB_NO_PARAMS            counting, saving, loading parameters      MIXERS
+ *   TFB_NO_MIXERS            the QKV block and its mixers              MAMBA
+ *   TFB_NO_MAMBA             the Mamba mixer
+ *   TFB_NO_HALF              F16 and BF16
+ *   TFB_NO_ALLOC             ctx.alloc: static contexts only  STDLIB, KV_DYNAMIC
+ *   TFB_NO_WORKERS           ctx.workers counts as 1
  *
  * Contracts.
  *   Bits     Sums over k are chains of fma from +0 over 256 terms, block added to block.
@@ -843,10 +889,10 @@ TFB_API tfb_status tfb_kv_keep_last(tfb_ctx *ctx, tfb_kv *kv, tfb_idx n,
 TFB_API tfb_status tfb_kv_select(tfb_ctx *ctx, tfb_kv *kv, const tfb_tensor *index);
 TFB_API tfb_status tfb_kv_repeat_interleave(tfb_ctx *ctx, tfb_kv *kv, tfb_idx repeats);
 TFB_API tfb_status tfb_kv_fork(tfb_ctx *ctx, tfb_kv *kv, tfb_idx src, tfb_idx dst);
+#endif
 #ifndef TFB_NO_KV_SHIFT
 TFB_API tfb_status tfb_kv_shift(tfb_ctx *ctx, tfb_kv *kv, tfb_idx b, tfb_idx from,
                                 tfb_idx to, tfb_idx delta, const tfb_rope_opts *rope);
-#endif
 #endif
 
 #ifndef TFB_NO_KV_MARKS
@@ -1801,7 +1847,7 @@ TFB_API const char *tfb_status_text(tfb_status status) {
     } while (0)
 #define TFB__REQUIRE(cond, ctx, code, ...)                                               \
     do {                                                                                 \
-        if (TFB__CHECKED(code) && !(cond)) return tfb__fail(ctx, code, __VA_ARGS__);     \
+        if (!(cond) && TFB__CHECKED(code)) return tfb__fail(ctx, code, __VA_ARGS__);     \
     } while (0)
 /* What TFB_NO_CHECKS still finds: lack of memory, and what depends on data. */
 #define TFB__CHECKED(code)                                                               \
@@ -10032,7 +10078,6 @@ static tfb_kv_shape tfb__kv_shape_of(const tfb_kv_opts *o, int layer) {
 /* NULL, or what is wrong with a layer's shape. */
 static const char *tfb__kv_bad_shape(const tfb_kv_shape *s, int is_static) {
     const tfb_idx far = PTRDIFF_MAX / 8;
-    if (!TFB__HAS(KV_RINGS) && s->window) return "window (TFB_NO_KV_RINGS)";
     if (s->window < 0 || s->window > far) return "window";
     if (s->pinned < 0 || s->pinned > far || (s->pinned && !s->window)) return "pinned";
     if (s->chunk < 0 || s->chunk > far || (s->chunk && !s->window)) return "chunk";
@@ -10060,6 +10105,8 @@ static tfb_status tfb__kv_check_opts(tfb_ctx *ctx, const char *fn, const tfb_kv_
     for (i = 0; i < o->layers; i++) {
         const tfb_kv_shape s = tfb__kv_shape_of(o, i);
         const char *bad = tfb__kv_bad_shape(&s, is_static);
+        TFB__REQUIRE(TFB__HAS(KV_RINGS) || !s.window, ctx, TFB_ERR_UNSUPPORTED,
+                     "%s: a window is left out by TFB_NO_KV_RINGS", fn);
         TFB__REQUIRE(!bad, ctx, TFB_ERR_RANGE, "%s: %s of layer %d is out of range", fn,
                      bad, (tfb_idx)i);
         if (!o->shapes) break; /* the others are the same */

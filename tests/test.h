@@ -4,7 +4,7 @@
 #define TEST_H
 
 #define TFBLOCKS_IMPLEMENTATION
-#if !defined(_WIN32) && !defined(__wasm__)
+#if (defined(__unix__) || defined(__APPLE__)) && !defined(__wasm__)
 #define TFB_PTHREADS
 #endif
 #include "tfblocks.h"

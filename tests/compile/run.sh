@@ -147,6 +147,39 @@ while read -r compiler flags; do
     try "seed $seed: $compiler $flags" "$compiler" "$flags" $here/prog.c
 done <"$work/combinations"
 
+# --- What can be left out: the rest is as in a whole build, with or without TFB_SMALL. ---
+gcc -O1 -DTFB_SCALAR -I. $here/parts.c -o "$work/prog" && "$work/prog" >"$work/whole" ||
+    fail "parts" "the whole build fails"
+partial() { # name, compiler, flags, 1 if the program's lines must become fewer
+    usable "$1" "$2" "" || return
+    build "$1" "$2" $3 -I. $(options "$2") $here/parts.c -o "$work/prog" || return
+    "$work/prog" >"$work/lines" 2>&1 || { fail "$1" "exit status $?"; return; }
+    grep -v " left out$" "$work/lines" | grep -vxFf "$work/whole" >"$work/log"
+    [ ! -s "$work/log" ] || { fail "$1" "differs from the whole build"; return; }
+    grep -vxFf "$work/lines" "$work/whole" >"$work/log"
+    if [ -s "$work/log" ] || [ "$4" = 0 ]; then pass "$1"; else fail "$1" "all is there"; fi
+}
+partial "parts, TFB_SMALL" gcc "-O2 -DTFB_SMALL" 0
+partial "parts, TFB_SMALL by tcc" tcc "-DTFB_SMALL" 0
+partial "parts, TFB_NO_CHECKS" gcc "-O1 -DTFB_SMALL -DTFB_NO_CHECKS" 0
+for block in ALLOC WORKERS KV_DYNAMIC; do # nothing here needs them
+    partial "TFB_NO_$block" gcc "-O0 -DTFB_SMALL -DTFB_NO_$block" 0
+done
+for block in TENSOR_OPS FN_GELU FN_SILU FN_TANH FN_EXP FN_TRIG MATMUL LINEAR PACKS GATES \
+    NORMS SOFTMAX LSE ROPE ATTENTION ATTENTION_MASKS ATTENTION_WINDOWS ATTENTION_SCORES \
+    ATTENTION_SEQUENCES ATTENTION_PAGES ATTENTION_QK WEIGHTS MERGE KV KV_RINGS KV_PLACES \
+    KV_EDIT KV_SHIFT KV_MARKS KV_SAVE CHUNKS RANDOM MIXERS HALF; do
+    partial "TFB_NO_$block" gcc "-O0 -DTFB_SMALL -DTFB_NO_$block" 1
+done
+for block in ATTENTION KV LINEAR SCAN NORMS; do
+    partial "TFB_NO_$block, all tables" clang-14 "-O0 -DTFB_NO_$block" 1
+done
+for block in PARAMS MAMBA; do # nothing here calls them
+    partial "TFB_NO_$block" gcc "-O0 -DTFB_SMALL -DTFB_NO_$block" 0
+done
+partial "the least" gcc "-O0 -DTFB_SMALL $(sed -n \
+    's/^ \*   \(TFB_NO_[A-Z_]*\) .*/-D\1/p' tfblocks.h | grep -v 'CHECKS\|MESSAGES')" 1
+
 # --- Flags that break the contract: the program must say so, or be right. ---
 unsafe() { # compiler, flags
     usable "$1 $2" "$1" "$2" || return
