@@ -98,5 +98,5 @@ build/sane/tables.o: tests/tables.c tfblocks.h
 	@mkdir -p $(@D)
 	$(CC) $(SANE) -I. -c $< -o $@
 
-.PHONY: help run test quick targets support build-tests bench bench-torch bench-vit bench-plot \
-    format clean
+.PHONY: help run test quick targets support build-tests bench bench-torch bench-vit \
+    bench-plot format clean

@@ -1767,7 +1767,7 @@ static void rope_refused(const tfb_tensor *positions, const tfb_tensor *freqs,
 
 static void rope_refuses_dims_and_base(void) {
     const double bases[] = {-10000.0, 0.5,      1.0,       1e12,
-                                   1e300,    HUGE_VAL, -HUGE_VAL, (double)NAN};
+                            1e300,    HUGE_VAL, -HUGE_VAL, (double)NAN};
     static const int dims[] = {-2, 1, 3, 13, 14, INT32_MAX - 1, INT32_MIN};
     int i;
     memset(&rope_opts, 0, sizeof rope_opts);
