@@ -207,7 +207,7 @@ static void cblas_sgemm(int order, int ta, int tb, int m, int n, int k, float al
             for (l = 0; l < k; l++)
                 sum += (ta == CblasTrans ? a[l * lda + i] : a[i * lda + l]) *
                        (tb == CblasTrans ? b[j * ldb + l] : b[l * ldb + j]);
-            c[i * ldc + j] = alpha * sum + (beta < 0 || beta > 0 ? beta * c[i * ldc + j] : 0);
+            c[i * ldc + j] = alpha * sum + (beta ? beta * c[i * ldc + j] : 0);
         }
     (void)order;
 }

@@ -1,5 +1,5 @@
 // Runs a WASI program in node with the environment, the working folder and /tmp:
-//   node --no-warnings --experimental-wasi-unstable-preview1 tests/targets/wasi.mjs program arguments
+//   node tests/targets/wasi.mjs program arguments
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { WASI } from "node:wasi";

@@ -10,7 +10,7 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 log=${TFB_TEST_LOG:-build/test.log}
 
-# Which block a result of a test belongs to: test, names it gives, block.
+# Which block a result of a test belongs to, the first that fits: test, names, block.
 cat >"$work/rules" <<'RULES'
 hash ^(copy|add|mul|embed|argmax) tensors
 hash ^map functions
@@ -19,22 +19,27 @@ hash ^(rms|layer|l2)norm|^softmax rows
 hash ^rope rope
 hash ^(attention_kv|kv_) KV
 hash ^(attention|merge) attention
-hash ^(causal_conv|selective|ssd) scans
-hash ^(qkv|params|uniform) blocks
+hash ^(causal_conv|long_conv|ckconv) convolutions
+hash ^(selective|ssd) scans
+hash ^(qkv|params|uniform|hyena) blocks
+hash ^(no_subnormals|threads|used_scratch|nothing_stale)$ -
 isa ^(mm|epilogue|pack|collect)$ linear
 isa ^map$ functions
 isa ^(norm|softmax)$ rows
 isa ^(turns|rotate)$ rope
 isa ^(attention|merge)$ attention
-isa ^(conv|scan)$ scans
+isa ^(conv|taps|fft|spectrum)$ convolutions
+isa ^scan$ scans
+isa ^table$ -
 golden _(act) functions
 golden _(gemm|bmm|matmul|linear|ffn) linear
 golden _(ln|rms|rmsnorm|layernorm|l2norm|softmax) rows
 golden _rope rope
 golden _(kv|decode) KV
 golden _(alibi|att|attention|bias|gqa|sinks|win|xatt|merge) attention
-golden _(cconv|conv1d|scan|ssd) scans
-golden _(block|mamba|mha) blocks
+golden _(cconv|conv1d|conv1|conv2|long|ckconv) convolutions
+golden _(scan|ssd) scans
+golden _(block|mamba|mha|hyena) blocks
 tensor . tensors
 elementary . functions
 linear . linear
@@ -53,7 +58,11 @@ exchange caches|rings KV
 exchange packs linear
 exchange parameters blocks
 chunks . chunks
+scan conv convolutions
 scan . scans
+long_conv . convolutions
+ckconv . convolutions
+hyena . blocks
 mixers . blocks
 mixer_states . blocks
 RULES
@@ -71,6 +80,7 @@ function add(machine, how, table, name,  i, letter) {
             cell[machine, rule_block[i], letter] = 1
             return
         }
+    if (letter ~ /[hk]/) print machine ": " test " " name >"/dev/stderr"
 }
 FILENAME == ARGV[1] {
     rule_test[++rules] = $1
@@ -99,12 +109,13 @@ FILENAME == ARGV[2] { # the emulator of a run is a word behind its tables
 }
 /^ok / && job ~ /tests\/(targets|embedded)\// && $4 ~ /:$/ {
     test = substr($4, 1, length($4) - 1)
+    if (test == "unsupported") next
     by = job ~ /embedded/ ? "board in qemu" : $2 in how ? how[$2] : "native"
     add($2, by, $3, test == "exchange" ? $7 : $5)
 }
 END {
-    blocks = split("tensors functions linear rows rope attention KV chunks scans blocks",
-                   block, " ")
+    blocks = split("tensors functions linear rows rope attention KV chunks " \
+                   "convolutions scans blocks", block, " ")
     letters = split("h k g u", letter, " ")
     for (i = 1; i <= machines; i++) {
         line = order[i] ";" hows[order[i]] ";" tables[order[i]]
@@ -119,14 +130,20 @@ END {
 AWK
 
 [ -f "$log" ] || { echo "skip support: there is no $log; make test writes it"; exit 0; }
-awk -f "$work/rows.awk" "$work/rules" tests/targets/hosted.txt "$log" >"$work/ran"
+awk -f "$work/rows.awk" "$work/rules" tests/targets/hosted.txt "$log" >"$work/ran" \
+    2>"$work/strange"
+if [ -s "$work/strange" ]; then
+    sort -u "$work/strange" | head -n 20
+    echo "FAIL support: results that belong to no block"
+    exit 1
+fi
 
 if [ "$1" = --write ]; then
     {
         sed '/<!-- support: begin/q' README.md
         echo "| machine | runs | tables | tensors | functions | linear | rows | rope |" \
-            "attention | KV | chunks | scans | blocks |"
-        echo "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+            "attention | KV | chunks | convolutions | scans | blocks |"
+        echo "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         { grep ';native;' "$work/ran"; grep -v ';native;' "$work/ran"; } |
             sed 's/;/ | /g; s/^/| /; s/$/ |/; s/|  |/| |/g; s/|  |/| |/g'
         sed -n '/<!-- support: end/,$p' README.md

@@ -994,7 +994,8 @@ static void used_scratch(void) {
     CHECK_OK(&ctx, tfb_ctx_init_static(&ctx, mem, (size_t)n * sizeof *mem));
     CHECK_OK(&ctx, tfb_isa_force(&ctx, isa));
     for (i = 0; i < HASHED; i++)
-        if (hashed[i].run != hash_kv && t_turn()) again(&ctx, i, "depends on what scratch held");
+        if (hashed[i].run != hash_kv && t_turn())
+            again(&ctx, i, "depends on what scratch held");
     free(mem);
 }
 
