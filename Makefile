@@ -31,8 +31,7 @@ test: ## build and run every test; what cannot run here is listed as skipped
 	@$(MAKE) -s -j2 build-tests
 	@TFB_TEST_LOG=build/test.log sh tests/tools/run.sh $(SCRIPTS) \
 	    $(TARGETS:%=tests/targets/run.sh\ %) $(TESTS:%=build/sane/%) \
-	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/sane/%) $(TESTS:%=build/cc/%) \
-	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/cc/%) $(CLANGED)
+	    $(TESTS:%=TFB_TEST_ISA=scalar\ build/sane/%) $(TESTS:%=build/cc/%) $(CLANGED)
 
 quick: $(TESTS:%=build/cc/%) ## the unit tests alone, on the best table
 	@sh tests/tools/run.sh $^

@@ -51,7 +51,7 @@
  *   TFB_SELF                 the header's name in quotes, if you renamed it
  *   TFB_SCALAR               no vector code at all
  *   TFB_SOFT_FMA             fma in double arithmetic even where there is an instruction
- *   TFB_EXACT                no table without fma (SSE2, WebAssembly): the scalar one there
+ *   TFB_EXACT                the scalar table instead of those without fma (SSE2, WASM)
  *   TFB_PTHREADS             tfb_ctx_threads and its pool; needs pthreads
  *   TFB_USE_CBLAS            large float32 products go to cblas_sgemm of the library you
  *                            link; their bits are then its own. TFB_CBLAS_HEADER names
@@ -3061,8 +3061,8 @@ static uint32_t tfb__xgetbv(void) {
     return lo;
 }
 
-/* Intel SDM vol. 1, 11.6: SSE2; 14.3, 14.7 and 15.2: FMA, OSXSAVE, AVX, F16C, YMM state, AVX2; then
- * AVX-512 F, DQ, BW, VL and the state of its registers. */
+/* Intel SDM vol. 1, 11.6: SSE2; 14.3, 14.7 and 15.2: FMA, OSXSAVE, AVX, F16C, YMM state,
+ * AVX2; then AVX-512 F, DQ, BW, VL and the state of its registers. */
 static uint32_t tfb__cpu_detect(void) {
     const unsigned avx = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
     const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
