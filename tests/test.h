@@ -14,8 +14,8 @@ static int t_bad; /* failed checks of the running test */
 static int t_failed;
 TFB__UNUSED static const char *t_skip_reason;
 
-/* With TFB_TEST_HASTY set the first failed check ends the program: enough for scripts that
- * only ask whether a fault is noticed. */
+/* With TFB_TEST_HASTY set the first failed check ends the program: enough for scripts
+ * that only ask whether a fault is noticed. */
 static void t_hurry(void) {
     if (!getenv("TFB_TEST_HASTY")) return;
     fflush(stdout);
