@@ -1306,7 +1306,7 @@ TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
  * tfb_ckconv_kernel: the kernel, as tfb_long_conv takes it.
  *   kernel   [taps, C], with film [B, taps, C] for cond [B, n]; F32, any strides
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; kernel untouched
- *   reference: tfb__ckconv_kernel_ref */
+ *   reference: tfb__ckconv_point_ref */
 TFB_API tfb_status tfb_ckconv_taps(tfb_ctx *ctx, const tfb_ckconv *m,
                                    const tfb_idx *spatial, int axes, tfb_idx *taps);
 TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
@@ -1317,8 +1317,9 @@ TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
  * tfb_ckconv_prepare: makes the kernel for inputs of these extents and keeps it with m.
  *   Calls with `inference` set whose inputs have these extents or smaller ones take it;
  *   the bits stay the same. It is taken only if the parameters are those it was made
- *   from, which each such call sees by a sum over them: after a change (by a load, by
- *   hand) kernels are made anew in each call, until prepared again
+ *   from, which each such call sees by a sum over them: after a change (by a load or by
+ *   hand) kernels are made anew in each call, until prepared again. That takes more
+ *   scratch than was measured: in a static context without it SCRATCH
  *   mem      aligned to 8, must outlive m or tfb_ckconv_forget, tfb_ckconv_prepare_bytes
  *            long; NULL: from ctx.alloc
  *   Several sizes can be kept, each in memory of its own; one of equal size, and those of
@@ -1366,8 +1367,8 @@ typedef struct tfb_hyena_opts {
  *   +- 1 / sqrt(taps), weights of norms 1, all else as tfb_ckconv_init has it
  *   source   Poli et al. 2023 (Hyena)
  * As a mixer: q, k, v [B, .., C] with conv.axes axes.
- *   scratch  that of the CKConv mixer, or (another moment) a float a token for 64
- *            channels a worker; with qk_norm and no gate1 C floats a token. Else does not grow
+ *   scratch  that of the CKConv mixer or, at another moment, 64 floats a token for each
+ *            worker; with qk_norm and no gate1 C floats a token. Else it does not grow
  *            with C, but for rows of a norm
  *   step     one axis, causal short convolutions or none: as the CKConv mixer's; short
  *            convolutions cost 6 C taps flops, and the state 3 C (taps - 1) floats more
