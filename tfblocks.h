@@ -1,8 +1,8 @@
 /* tfblocks.h 0.5.0 - transformer building blocks for any C program, in one file.
  *
  * Tensors, matmul, fused linear layers, norms, rope, chunked attention, KV caches, scans,
- * long convolutions and QKV blocks with attention or Mamba inside, on the fastest
- * instruction set the machine has, picked at run time. Nothing beyond libc is needed: no
+ * long convolutions and QKV blocks with attention, Mamba, Hyena or CKConv inside, on the
+ * fastest instruction set of the machine, picked at run time. Nothing but libc is needed: no
  * -lm, no -march, no build system. A result does not depend on batch, chunk, thread
  * count, packing, prefill or decode, nor on the instruction set: same bits.
  *
@@ -1456,15 +1456,19 @@ typedef struct tfb_ckconv_opts {
  *            (FiLM), Poli et al. 2023 (masks)
  * As a mixer: v [B, .., C] with m.axes axes. With film cond [B, n] is needed and each
  *   sample has a kernel of its own; otherwise cond is ignored.
- *   scratch  M floats a tap (a kept kernel: 0), and for 64 channels a float a tap, what
- *            tfb_long_conv needs; gated a float a token besides. Does not grow with C
- *   step     one causal axis. The sums are those of tfb_long_conv's direct method, so
+ *   scratch  unless the kernel is kept: 64 floats a tap for each worker and, if there are
+ *            more channels than that, M a tap; with film 2 M layers floats a sample; and
+ *            what tfb_long_conv takes. Does not grow with C
+ *   step     one causal axis. The sums are those of tfb_long_conv's direct method, and so
  *            are the bits: method DIRECT has them in forward too, FFT is within its
- *            bound. Token t costs 2 C (t + 1) flops, and, unless kept, the kernel anew.
- *            The state holds a row of C + 1 floats a token
- *   flops    SEMANTICS: generator 2 G d E + G E (FOURIER: half the first), + 2 G in M +
- *            G M a hidden layer, + 2 G M C, G = product of taps (causal: 2 N - 1), 0 at
- *            inference without film; film; transform; gates 2 C T
+ *            bound. Token t costs 2 C (t + 1) flops, reading as many taps and rows, and,
+ *            unless kept, the kernel anew. The state holds C + 1 floats a token, scratch
+ *            is for as many tokens as it has room for: no step allocates
+ *   flops    generator 2 G d E + G E (FOURIER: half the first) and for each hidden layer
+ *            2 G in M + G M, then 2 G M C, G the taps (causal: 2 N - 1); none of it at
+ *            inference without film. Film 2 n 64 + 64 + 128 o + o G, o = layers 2 M.
+ *            Transforms: F 5 C P log2 P, rounded down, + 6 C P, P places as padded, F = 3
+ *            or at inference without film 2. Shortcut C T, gates 2 C T
  *   errors   ARG, SHAPE, RANGE and tfb_long_conv's */
 TFB_API size_t tfb_ckconv_bytes(const tfb_ckconv_opts *opts);
 TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
@@ -1476,7 +1480,7 @@ TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
  * tfb_ckconv_kernel: the kernel, as tfb_long_conv takes it.
  *   kernel   [taps, C], with film [B, taps, C] for cond [B, n]; F32, any strides
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; kernel untouched
- *   reference: tfb__ckconv_kernel_ref */
+ *   reference: tfb__ckconv_point_ref */
 TFB_API tfb_status tfb_ckconv_taps(tfb_ctx *ctx, const tfb_ckconv *m,
                                    const tfb_idx *spatial, int axes, tfb_idx *taps);
 TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
@@ -1487,8 +1491,9 @@ TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
  * tfb_ckconv_prepare: makes the kernel for inputs of these extents and keeps it with m.
  *   Calls with `inference` set whose inputs have these extents or smaller ones take it;
  *   the bits stay the same. It is taken only if the parameters are those it was made
- *   from, which each such call sees by a sum over them: after a change (by a load, by
- *   hand) kernels are made anew in each call, until prepared again
+ *   from, which each such call sees by a sum over them: after a change (by a load or by
+ *   hand) kernels are made anew in each call, until prepared again. That takes more
+ *   scratch than was measured: in a static context without it SCRATCH
  *   mem      aligned to 8, must outlive m or tfb_ckconv_forget, tfb_ckconv_prepare_bytes
  *            long; NULL: from ctx.alloc
  *   Several sizes can be kept, each in memory of its own; one of equal size, and those of
@@ -1536,8 +1541,8 @@ typedef struct tfb_hyena_opts {
  *   +- 1 / sqrt(taps), weights of norms 1, all else as tfb_ckconv_init has it
  *   source   Poli et al. 2023 (Hyena)
  * As a mixer: q, k, v [B, .., C] with conv.axes axes.
- *   scratch  that of the CKConv mixer, or (another moment) a float a token for 64
- *            channels; with qk_norm and no gate1 C floats a token. Else does not grow
+ *   scratch  that of the CKConv mixer or, at another moment, 64 floats a token for each
+ *            worker; with qk_norm and no gate1 C floats a token. Else it does not grow
  *            with C, but for rows of a norm
  *   step     one axis, causal short convolutions or none: as the CKConv mixer's; short
  *            convolutions cost 6 C taps flops, and the state 3 C (taps - 1) floats more
@@ -15048,13 +15053,12 @@ typedef struct tfb__ckconv_grid {
     float unit[3];
 } tfb__ckconv_grid;
 
-static tfb_idx tfb__ckconv_unit(const tfb_ckconv *m, int axis) { /* L - 1 */
-    const tfb_idx L = m->length[axis];
-    return (m->edge[axis] == TFB_EDGE_CIRCULAR ? (L + 1) / 2 : L) - 1;
+static tfb_idx tfb__ckconv_unit(tfb_edge edge, tfb_idx length) { /* L - 1 */
+    return (edge == TFB_EDGE_CIRCULAR ? (length + 1) / 2 : length) - 1;
 }
 
 /* The parameters there are, those the kernel is made from first (*kernel of them). */
-static int tfb__ckconv_list(tfb_ckconv *m, tfb_tensor **t, const char **name,
+static int tfb__ckconv_list(const tfb_ckconv *m, const tfb_tensor **t, const char **name,
                             int *kernel) {
     static const char *const w[TFB_CKCONV_LAYERS] = {
         "ckconv.w1", "ckconv.w2", "ckconv.w3", "ckconv.w4",
@@ -15109,7 +15113,7 @@ static tfb_status tfb__ckconv_check(tfb_ctx *ctx, const char *fn, const tfb_ckco
         return tfb__check_shape(ctx, fn, "taps", &m->taps, (int)d + 1, shape);
     }
     for (i = 0; i < d; i++)
-        TFB__REQUIRE(tfb__ckconv_unit(m, i) > 0, ctx, TFB_ERR_RANGE,
+        TFB__REQUIRE(tfb__ckconv_unit(m->edge[i], m->length[i]) > 0, ctx, TFB_ERR_RANGE,
                      "%s: length[%d] is %d", fn, (tfb_idx)i, m->length[i]);
     TFB__REQUIRE(m->layers > 0 && m->layers <= TFB_CKCONV_LAYERS, ctx, TFB_ERR_RANGE,
                  "%s: %d hidden layers, 1 to %d are possible", fn, (tfb_idx)m->layers,
@@ -15171,7 +15175,7 @@ static tfb_status tfb__ckconv_grid_of(tfb_ctx *ctx, const char *fn, const tfb_ck
         if (m->kind == TFB_CKCONV_TAPS) g->taps[i] = m->taps.shape[i];
         if (g->taps[i] < 0) g->taps[i] = 0;
         if (m->edge[i] != TFB_EDGE_CAUSAL) g->first[i] = -(g->taps[i] / 2);
-        g->unit[i] = (float)tfb__ckconv_unit(m, i);
+        g->unit[i] = (float)tfb__ckconv_unit(m->edge[i], m->length[i]);
         points = tfb__size_mul(points, (size_t)g->taps[i]);
     }
     TFB__REQUIRE(points < (size_t)far, ctx, TFB_ERR_RANGE, "%s: too many taps", fn);
@@ -15444,10 +15448,9 @@ static tfb_status tfb__ckconv_whole(tfb_ctx *ctx, const tfb_ckconv *m,
 /* The kernel overlaps nothing it is made from. */
 static tfb_status tfb__ckconv_check_alias(tfb_ctx *ctx, const char *fn,
                                           const tfb_ckconv *m, const tfb_tensor *kernel) {
-    tfb_tensor *t[TFB__CKCONV_MOST];
+    const tfb_tensor *t[TFB__CKCONV_MOST];
     const char *name[TFB__CKCONV_MOST];
-    tfb_ckconv copy = *m;
-    int i, of_kernel, n = tfb__ckconv_list(&copy, t, name, &of_kernel);
+    int i, of_kernel, n = tfb__ckconv_list(m, t, name, &of_kernel);
     for (i = 0; i < n; i++)
         TFB__TRY(tfb__check_alias(ctx, fn, "kernel", kernel, name[i], t[i], 0));
     return TFB_OK;
@@ -15494,29 +15497,28 @@ TFB_API tfb_status tfb_ckconv_kernel(tfb_ctx *ctx, const tfb_ckconv *m,
 }
 
 /* --- Its parameters. --- */
-static tfb_ckconv tfb__ckconv_shape(const tfb_ckconv_opts *o) {
-    tfb_ckconv m;
+/* What opts say, but for the parameters. */
+static void tfb__ckconv_shape(const tfb_ckconv_opts *o, tfb_ckconv *m) {
     int i;
-    memset((void *)&m, 0, sizeof m);
-    m.channels = o->channels;
-    m.axes = o->axes ? o->axes : 1;
-    m.kind = o->kind;
-    m.mask = o->mask;
-    m.method = o->method;
-    m.gated = o->gated != 0;
-    m.omega = o->omega != 0 ? o->omega : 1.0f;
-    if (o->kind != TFB_CKCONV_TAPS) m.layers = o->layers ? (int)o->layers : 1;
-    for (i = 0; i < m.axes; i++) {
-        m.edge[i] = o->edge[i];
-        m.length[i] = o->length[i];
+    memset((void *)m, 0, sizeof *m);
+    m->channels = o->channels;
+    m->axes = o->axes ? o->axes : 1;
+    m->kind = o->kind;
+    m->mask = o->mask;
+    m->method = o->method;
+    m->gated = o->gated != 0;
+    m->omega = o->omega != 0 ? o->omega : 1.0f;
+    if (o->kind != TFB_CKCONV_TAPS) m->layers = o->layers ? (int)o->layers : 1;
+    for (i = 0; i < m->axes; i++) {
+        m->edge[i] = o->edge[i];
+        m->length[i] = o->length[i];
     }
-    return m;
 }
 
 /* What is not legal in opts, or NULL. */
 static const char *tfb__ckconv_bad(const tfb_ckconv_opts *o) {
     const tfb_idx far = (tfb_idx)1 << 24;
-    tfb_ckconv m;
+    const int axes = o->axes ? o->axes : 1;
     int i;
     if (o->axes < 0 || o->axes > 3) return "axes";
     if (o->channels < 1 || o->channels > far) return "channels";
@@ -15530,13 +15532,13 @@ static const char *tfb__ckconv_bad(const tfb_ckconv_opts *o) {
     if (o->kind == TFB_CKCONV_FOURIER && (o->embed ? o->embed : o->hidden) % 2)
         return "embed, which must be even,";
     if (o->kind == TFB_CKCONV_TAPS && (o->mask || o->cond)) return "mask or cond of taps";
-    m = tfb__ckconv_shape(o);
-    for (i = 0; i < m.axes; i++) {
-        if ((int)m.edge[i] < 0 || m.edge[i] > TFB_EDGE_CAUSAL) return "edge";
-        if (m.edge[i] == TFB_EDGE_CAUSAL && m.axes > 1)
-            return "edge (causal needs one axis)";
-        if (m.length[i] > far * 64 || m.length[i] < 1) return "length";
-        if (m.kind != TFB_CKCONV_TAPS && tfb__ckconv_unit(&m, i) < 1) return "length";
+    for (i = 0; i < axes; i++) {
+        const tfb_edge edge = o->edge[i];
+        if ((int)edge < 0 || edge > TFB_EDGE_CAUSAL) return "edge";
+        if (edge == TFB_EDGE_CAUSAL && axes > 1) return "edge (causal needs one axis)";
+        if (o->length[i] > far * 64 || o->length[i] < 1) return "length";
+        if (o->kind != TFB_CKCONV_TAPS && tfb__ckconv_unit(edge, o->length[i]) < 1)
+            return "length";
     }
     return NULL;
 }
@@ -15582,7 +15584,8 @@ static void tfb__ckconv_fill_mask(const tfb_ckconv_opts *o, tfb_ckconv *m) {
     tfb_idx c;
     int a;
     for (a = 0; a < m->axes && m->mask; a++) {
-        const float step = 1.0f / (float)tfb__ckconv_unit(m, a), low = high * step;
+        const float step = 1.0f / (float)tfb__ckconv_unit(m->edge[a], m->length[a]),
+                    low = high * step;
         m->mask_least[a] = o->mask_least > 0 ? o->mask_least : low;
         for (c = 0; c < C && w; c++) {
             const float at = C > 1 ? (float)c / (float)(C - 1) : 0.0f;
@@ -15630,7 +15633,7 @@ TFB_API size_t tfb_ckconv_bytes(const tfb_ckconv_opts *opts) {
     tfb_ckconv m;
     if (!opts || tfb__ckconv_bad(opts)) return 0;
     memset((void *)&c, 0, sizeof c);
-    m = tfb__ckconv_shape(opts);
+    tfb__ckconv_shape(opts, &m);
     tfb__ckconv_carve(&c, opts, &m);
     return c.used < (size_t)-1 / 2 ? c.used : 0;
 }
@@ -15652,7 +15655,7 @@ TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
     memset((void *)&c, 0, sizeof c);
     c.mem = (char *)mem;
     c.seed = opts->seed;
-    made = tfb__ckconv_shape(opts);
+    tfb__ckconv_shape(opts, &made);
     tfb__ckconv_carve(&c, opts, &made);
     tfb__ckconv_fill(&c, opts, &made);
     *m = made;
@@ -15660,11 +15663,13 @@ TFB_API tfb_status tfb_ckconv_init(tfb_ctx *ctx, tfb_ckconv *m,
 }
 
 static tfb_status tfb__ckconv_params(void *self, tfb_param_fn visit, void *user) {
-    tfb_ckconv *m = (tfb_ckconv *)self;
-    tfb_tensor *t[TFB__CKCONV_MOST];
+    const tfb_tensor *t[TFB__CKCONV_MOST];
     const char *name[TFB__CKCONV_MOST];
-    int kernel, i, n = tfb__ckconv_list(m, t, name, &kernel);
-    for (i = 0; i < n; i++) TFB__TRY(visit(user, name[i], t[i]));
+    char *m = (char *)self;
+    int kernel, i, n = tfb__ckconv_list((const tfb_ckconv *)self, t, name, &kernel);
+    for (i = 0; i < n; i++) /* the same tensor, to be written */
+        TFB__TRY(
+            visit(user, name[i], (tfb_tensor *)(void *)(m + ((const char *)t[i] - m))));
     return TFB_OK;
 }
 
@@ -15750,13 +15755,12 @@ static void tfb__ckconv_mix_sum(uint32_t *lane, tfb_idx i, float x) {
 
 /* A sum that other parameters of the kernel do not have. */
 static uint64_t tfb__ckconv_sum(const tfb_ckconv *m) {
-    tfb_tensor *t[TFB__CKCONV_MOST];
+    const tfb_tensor *t[TFB__CKCONV_MOST];
     const char *name[TFB__CKCONV_MOST];
-    tfb_ckconv copy = *m;
     uint32_t lane[4] = {1, 2, 3, 4};
     tfb_idx j;
     int kernel, i;
-    tfb__ckconv_list(&copy, t, name, &kernel);
+    tfb__ckconv_list(m, t, name, &kernel);
     tfb__ckconv_mix_sum(lane, 0, m->omega);
     for (i = 0; i < m->axes; i++) {
         tfb__ckconv_mix_sum(lane, 1, (float)((int)m->edge[i] + 4 * (int)m->kind));
@@ -16559,46 +16563,45 @@ static const char *tfb__hyena_bad(const tfb_hyena_opts *o) {
 }
 
 /* What opts say, with the weights of its own; the convolution's follow. */
-static tfb_hyena tfb__hyena_carve(tfb__carver *c, const tfb_hyena_opts *o) {
+static void tfb__hyena_carve(tfb__carver *c, const tfb_hyena_opts *o, tfb_hyena *m) {
     const tfb_idx C = o->conv.channels;
     tfb_idx taps = 1;
-    tfb_hyena m;
     int i;
-    memset((void *)&m, 0, sizeof m);
-    m.conv = tfb__ckconv_shape(&o->conv);
-    m.gate1 = o->gate1;
-    m.gate2 = o->gate2;
-    m.gate2_set = o->gate2_set;
-    m.qk_norm = o->qk_norm;
-    m.norm = o->norm;
-    m.out_norm = o->out_norm;
-    m.short_causal = o->short_causal != 0;
-    for (i = 0; i < m.conv.axes; i++)
+    memset((void *)m, 0, sizeof *m);
+    tfb__ckconv_shape(&o->conv, &m->conv);
+    m->gate1 = o->gate1;
+    m->gate2 = o->gate2;
+    m->gate2_set = o->gate2_set;
+    m->qk_norm = o->qk_norm;
+    m->norm = o->norm;
+    m->out_norm = o->out_norm;
+    m->short_causal = o->short_causal != 0;
+    for (i = 0; i < m->conv.axes; i++)
         taps = (tfb_idx)tfb__size_mul((size_t)taps, (size_t)o->short_taps[i]);
     if (taps) {
-        m.short_w = tfb__carve(c, 2, o->short_groups ? o->short_groups : 3 * C, taps);
-        m.short_w.ndim = 1 + m.conv.axes;
-        for (i = 0; i < m.conv.axes; i++) m.short_w.shape[1 + i] = o->short_taps[i];
-        tfb__dense_strides(&m.short_w);
+        m->short_w = tfb__carve(c, 2, o->short_groups ? o->short_groups : 3 * C, taps);
+        m->short_w.ndim = 1 + m->conv.axes;
+        for (i = 0; i < m->conv.axes; i++) m->short_w.shape[1 + i] = o->short_taps[i];
+        tfb__dense_strides(&m->short_w);
     }
-    if (m.qk_norm) m.q_weight = tfb__carve(c, 1, C, 0);
-    if (m.qk_norm && m.gate1 == TFB_FN_IDENTITY) m.k_weight = tfb__carve(c, 1, C, 0);
-    if (m.norm) m.z_weight = tfb__carve(c, 1, C, 0);
-    if (m.out_norm) m.y_weight = tfb__carve(c, 1, C, 0);
-    tfb__draw(c, &m.short_w, tfb__fan_in(taps));
-    tfb__fill(&m.q_weight, 1.0f);
-    tfb__fill(&m.k_weight, 1.0f);
-    tfb__fill(&m.z_weight, 1.0f);
-    tfb__fill(&m.y_weight, 1.0f);
-    tfb__ckconv_carve(c, &o->conv, &m.conv);
-    return m;
+    if (m->qk_norm) m->q_weight = tfb__carve(c, 1, C, 0);
+    if (m->qk_norm && m->gate1 == TFB_FN_IDENTITY) m->k_weight = tfb__carve(c, 1, C, 0);
+    if (m->norm) m->z_weight = tfb__carve(c, 1, C, 0);
+    if (m->out_norm) m->y_weight = tfb__carve(c, 1, C, 0);
+    tfb__draw(c, &m->short_w, tfb__fan_in(taps));
+    tfb__fill(&m->q_weight, 1.0f);
+    tfb__fill(&m->k_weight, 1.0f);
+    tfb__fill(&m->z_weight, 1.0f);
+    tfb__fill(&m->y_weight, 1.0f);
+    tfb__ckconv_carve(c, &o->conv, &m->conv);
 }
 
 TFB_API size_t tfb_hyena_bytes(const tfb_hyena_opts *opts) {
     tfb__carver c;
+    tfb_hyena m;
     if (!opts || tfb__hyena_bad(opts)) return 0;
     memset((void *)&c, 0, sizeof c);
-    (void)tfb__hyena_carve(&c, opts);
+    tfb__hyena_carve(&c, opts, &m);
     return c.used < (size_t)-1 / 2 ? c.used : 0;
 }
 
@@ -16617,7 +16620,7 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
     memset((void *)&c, 0, sizeof c);
     c.mem = (char *)mem;
     c.seed = opts->conv.seed;
-    *m = tfb__hyena_carve(&c, opts);
+    tfb__hyena_carve(&c, opts, m);
     tfb__ckconv_fill(&c, &opts->conv, &m->conv);
     return TFB_OK;
 }

@@ -1,5 +1,5 @@
-/* mixers.h - what test_mixers.c, test_mixer_states.c, test_ckconv.c and test_hyena.c share:
- * blocks of many kinds. */
+/* mixers.h - blocks of many kinds, for test_mixers.c, test_mixer_states.c, test_ckconv.c
+ * and test_hyena.c. */
 #ifndef MIXERS_H
 #define MIXERS_H
 

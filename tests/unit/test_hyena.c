@@ -162,6 +162,43 @@ static void batch_does_not_matter(void) {
     tfb_ctx_free(&ctx);
 }
 
+/* Transforms instead of sums, with kept spectra too, which are the same ones. */
+static void transforms_are_near_sums(void) {
+    int f, p;
+    tfb_ctx ctx;
+    t_ctx(&ctx, NULL);
+    EACH(f, p) {
+        const float *want, *got;
+        float top = 0;
+        module d;
+        tfb_idx i, n;
+        if ((f + p) % 2) continue;
+        module_new(&ctx, &d, &options[p], &forms[f], 2);
+        n = tfb_numel(&d.y), want = (float *)d.want.data, got = (float *)d.y.data;
+        d.call.y = &d.want;
+        CHECK_OK(&ctx, tfb__hyena_ops.forward(&ctx, &d.m, &d.call));
+        d.call.y = &d.y;
+        d.m.conv.method = TFB_CONV_FFT;
+        CHECK_OK(&ctx, tfb__hyena_ops.forward(&ctx, &d.m, &d.call));
+        for (i = 0; i < n; i++) top = TFB__MAX(top, want[i] < 0 ? -want[i] : want[i]);
+        for (i = 0; i < n; i++) {
+            const float off = got[i] - want[i];
+            CHECK((off < 0 ? -off : off) <= 2e-5f * top, "form %d, option %d: %g, not %g",
+                  f, p, (double)got[i], (double)want[i]);
+        }
+        memcpy(d.want.data, got, (size_t)n * 4);
+        if (!options[p].cond) {
+            CHECK_OK(&ctx, tfb_ckconv_prepare(&ctx, &d.m.conv, forms[f].n, forms[f].axes,
+                                              NULL, 0));
+            d.call.inference = 1;
+            CHECK_OK(&ctx, tfb__hyena_ops.forward(&ctx, &d.m, &d.call));
+            CHECK_BITS(got, want, n, "form %d, option %d, kept", f, p);
+        }
+        module_free(&d);
+    }
+    tfb_ctx_free(&ctx);
+}
+
 /* A later token changes nothing before it. */
 static void direct_sums_are_causal(void) {
     const tfb_idx late = 61;
@@ -451,6 +488,7 @@ static void what_the_mixer_refuses(void) {
 int main(void) {
     RUN(forward_is_the_reference);
     RUN(batch_does_not_matter);
+    RUN(transforms_are_near_sums);
     RUN(direct_sums_are_causal);
     RUN(steps_are_forward);
     RUN(scratch_and_channels);
