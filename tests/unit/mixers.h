@@ -10,7 +10,7 @@ static void *bytes_new(size_t n) {
     return p;
 }
 
-static float *floats_copy(const float *from, tfb_idx n) {
+TFB__UNUSED static float *floats_copy(const float *from, tfb_idx n) {
     return (float *)memcpy(bytes_new((size_t)n * 4), from, (size_t)n * 4);
 }
 
