@@ -7597,7 +7597,7 @@ TFB_API tfb_status tfb_pack(tfb_ctx *ctx, const tfb_tensor *w, void *mem,
     *packed = tfb__pack_view(mem, from.shape[0], from.shape[1], from.dtype);
     if (ctx->measuring) return TFB_OK;
     tfb__pack_header(header, from.shape[0], from.shape[1], from.dtype);
-    for (p = 0; p * TFB__PANEL < from.shape[0]; p++)
+    for (p = 0; from.shape[1] && p * TFB__PANEL < from.shape[0]; p++)
         tfb__pack_panel(ctx, &from, p, header + TFB__PACK_HEADER);
     return TFB_OK;
 }

@@ -363,7 +363,7 @@ OP_RUN(ref_attention) {
     (void)ctx;
     tfb_ctx_init_static(&other, NULL, 0);
     tfb__attention_new(&a, &o);
-    if (!t[OCU]) {
+    if (!t[OCU] && (tfb_numel(y) || t[OLSE])) { /* else data was not looked at */
         CHECK_OK(&other, tfb__attention_resolve(&other, "ref", t[OQ], t[OK], t[OV], &a));
         a.qk.rope.hi = vectors + 2 * D;
         a.qk.rope.lo = vectors + 3 * D;

@@ -55,49 +55,53 @@ static tfb_idx fuzz_any(fuzz *f) { /* what nobody means */
 }
 
 /* --- Layouts: dimensions in any order, gaps, backwards, broadcast. --- */
-static void fuzz_layout(fuzz *f, tfb_tensor *t, int kind) {
+static void fuzz_layout(fuzz *f, tfb_tensor *t, int how) {
     int order[TFB_MAX_DIMS], i;
-    tfb_idx step = kind & 1 ? 2 : 1;
+    tfb_idx step = how & 1 ? 2 : 1;
     for (i = 0; i < t->ndim; i++) order[i] = t->ndim - 1 - i;
-    for (i = t->ndim - 1; i > 0 && (kind & 2); i--) {
+    for (i = t->ndim - 1; i > 0 && (how & 2); i--) {
         const int j = (int)fuzz_in(f, 0, i), swap = order[i];
         order[i] = order[j];
         order[j] = swap;
     }
     for (i = 0; i < t->ndim; i++) {
-        const int d = order[i], b = kind & 4 ? fuzz_byte(f) : 0;
+        const int d = order[i], b = how & 4 ? fuzz_byte(f) : 0;
         t->stride[d] = b & 1 ? -step : b & 2 ? 0 : step;
         step *= TFB__MAX(t->shape[d], 1);
         step += b >> 2 & 3;
     }
 }
 
+static tfb_idx fuzz_beside(fuzz *f, tfb_idx n) { /* one more or less */
+    return (tfb_idx)((size_t)n + (fuzz_in(f, 0, 1) ? 1 : (size_t)-1));
+}
+
 /* One thing of one tensor is made different, and mostly wrong. */
 static void fuzz_mutate(fuzz *f, op_call *c) {
-    const int i = (int)fuzz_in(f, 0, c->n - 1), kind = fuzz_byte(f) % 8;
+    const int i = (int)fuzz_in(f, 0, c->n - 1), what = fuzz_byte(f) % 8;
     tfb_tensor *t = &c->t[i];
     const int d = t->ndim > 0 ? (int)fuzz_in(f, 0, t->ndim - 1) : 0;
     int k;
     c->odd = 1;
     if (t->ndim < 0 || t->ndim > TFB_MAX_DIMS) return; /* wrong enough */
-    if (kind == 0) c->has ^= 1u << i;
-    else if (kind == 1) t->shape[d] += fuzz_in(f, 0, 1) ? 1 : -1;
-    else if (kind == 2) t->shape[d] = fuzz_any(f);
-    else if (kind == 3) t->stride[d] = fuzz_any(f);
-    else if (kind == 4) { /* dtypes of packs would promise a header */
+    if (what == 0) c->has ^= 1u << i;
+    else if (what == 1) t->shape[d] = fuzz_beside(f, t->shape[d]);
+    else if (what == 2) t->shape[d] = fuzz_any(f);
+    else if (what == 3) t->stride[d] = fuzz_any(f);
+    else if (what == 4) { /* dtypes of packs would promise a header */
         const int b = fuzz_byte(f) % 7;
         t->dtype = (tfb_dtype)(b < 5 ? b : b == 5 ? (int)TFB__DTYPES : 99);
-    } else if (kind == 5 && t->ndim > 0) { /* a dimension less */
+    } else if (what == 5 && t->ndim > 0) { /* a dimension less */
         for (k = 0; k + 1 < t->ndim; k++) {
             t->shape[k] = t->shape[k + 1];
             t->stride[k] = t->stride[k + 1];
         }
         t->ndim--;
-    } else if (kind == 6 && t->ndim < TFB_MAX_DIMS) { /* one more */
+    } else if (what == 6 && t->ndim < TFB_MAX_DIMS) { /* one more */
         t->shape[t->ndim] = fuzz_in(f, 0, 2);
         t->stride[t->ndim] = fuzz_in(f, 0, 2);
         t->ndim++;
-    } else if (kind == 7) t->ndim = (int)fuzz_any(f) % 9;
+    } else if (what == 7) t->ndim = (int)fuzz_any(f) % 9;
 }
 
 /* View i comes to lie in the block of another, if there is room for it. */
@@ -167,6 +171,7 @@ static void fuzz_op(fuzz *f, int from, int n) {
     op_alloc(&c);
     if (mutations % 8 == 4) fuzz_alias(f, &c);
     fuzz_spoil(f, &c, spoils);
+    if (getenv("FUZZ_SHOW")) printf("%s\n", op_text(&c)), fflush(stdout);
     if (op_check(&c, workers, 1) == TFB_OK && c.dry)
         CHECK(!fuzz_overflows(&c), "took a size that overflows: %s", op_text(&c));
     op_end(&c);

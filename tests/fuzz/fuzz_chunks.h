@@ -103,7 +103,7 @@ static void fuzz_chunks(fuzz *f) {
         op_alloc(&s.c);
         if (mutations % 8 == 6) fuzz_alias(f, &s.c);
         s.c.has = (1u << s.c.n) - 1;
-        if (s.fails >= 0 && !s.c.dry) { /* chunks before it are written, nothing else is */
+        if (s.fails >= 0 && !s.c.dry) { /* nothing but chunks before it */
             tfb_ctx *ctx = &op_rig_get()->hosted;
             op_workers(op_rig_get(), ctx, 1 + b % 3);
             if (run_chunks(ctx, &s.c, NULL) != TFB_OK)

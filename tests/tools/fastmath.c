@@ -21,8 +21,10 @@ static void masked_rows(tfb_ctx *ctx, int kind) {
     float *y = t_floats(T * D), *lse = t_floats(T), *bias = t_floats(T * S);
     uint8_t mask[T * S];
     int32_t len = 40;
-    tfb_tensor Q = tfb_view4(q, TFB_F32, 1, 1, T, D), K = tfb_view4(k, TFB_F32, 1, 1, S, D);
-    tfb_tensor V = tfb_view4(v, TFB_F32, 1, 1, S, D), Y = tfb_view4(y, TFB_F32, 1, 1, T, D);
+    tfb_tensor Q = tfb_view4(q, TFB_F32, 1, 1, T, D),
+               K = tfb_view4(k, TFB_F32, 1, 1, S, D);
+    tfb_tensor V = tfb_view4(v, TFB_F32, 1, 1, S, D),
+               Y = tfb_view4(y, TFB_F32, 1, 1, T, D);
     tfb_tensor L = tfb_view3(lse, TFB_F32, 1, 1, T), M = tfb_view2(mask, TFB_U8, T, S);
     tfb_tensor B = tfb_view2(bias, TFB_F32, T, S), N = tfb_view1(&len, TFB_I32, 1);
     tfb_attention_opts o;

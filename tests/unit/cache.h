@@ -191,7 +191,8 @@ TFB__UNUSED static tfb_kv_opts opts_of(int kind, int layers, tfb_kv_shape s) {
 }
 
 /* A cache of either kind; returns a static one's memory, of exactly its size. */
-static void *cache_new(tfb_ctx *ctx, tfb_kv *kv, int is_static, const tfb_kv_opts *o) {
+TFB__UNUSED static void *cache_new(tfb_ctx *ctx, tfb_kv *kv, int is_static,
+                                   const tfb_kv_opts *o) {
     void *mem = NULL;
     if (is_static) {
         const size_t bytes = tfb_kv_bytes(o);

@@ -193,6 +193,21 @@ static void test_overflow(void) {
     for (i = 0; i < OPS; i++) far_of(&ops[i]);
 }
 
+/* Strides of tensors with one element or none: found by fuzzing, by UBSan or a hang. */
+static void test_strides_never_taken(void) {
+    float x[2] = {1, 2}, mem[16];
+    tfb_tensor one = tfb_view2(x, TFB_F32, 1, 1), y = tfb_view2(x + 1, TFB_F32, 1, 1);
+    tfb_tensor none = tfb_view2(NULL, TFB_F32, PTRDIFF_MAX, 0), packed;
+    tfb_ctx ctx;
+    t_ctx(&ctx, NULL);
+    one.stride[1] = PTRDIFF_MIN;
+    CHECK_FAILS(&ctx, TFB_ERR_RANGE, "the size of x overflows", tfb_copy(&ctx, &one, &y));
+    none.stride[0] = PTRDIFF_MAX;
+    CHECK_OK(&ctx, tfb_pack(&ctx, &none, mem, sizeof mem, &packed));
+    CHECK(packed.shape[0] == PTRDIFF_MAX && packed.shape[1] == 0, "the pack's shape");
+    tfb_ctx_free(&ctx);
+}
+
 /* --- The caller's floating-point mode. --- */
 #if defined(__SSE2__) && defined(__GNUC__) && !defined(__TINYC__)
 #include <xmmintrin.h>
@@ -293,6 +308,7 @@ int main(void) {
     RUN(test_all_contexts);
     RUN(test_no_memory);
     RUN(test_overflow);
+    RUN(test_strides_never_taken);
     RUN(test_modes);
     FINISH();
 }
