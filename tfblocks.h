@@ -5028,7 +5028,7 @@ static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
 /* y = fn(x); a call for each function, so that its loop stays as tight as it can be. */
 static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
     tfb_idx i, j;
-    switch (fn) {
+    switch ((int)fn) {
 #define TFB__MAP(NAME, name)                                                             \
     case TFB_FN_##NAME:                                                                  \
         for (i = 0; i < n; i += TFB__VW) {                                               \
@@ -5046,7 +5046,6 @@ static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
         break;
         TFB_FN_LIST(TFB__MAP)
 #undef TFB__MAP
-    case TFB__FNS: break;
     }
 }
 

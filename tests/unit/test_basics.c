@@ -1030,9 +1030,96 @@ static void test_threads_unsupported(void) {
 }
 #endif
 
+/* --- Every call without arguments: without a context, and inside another call, whose
+ * scratch it must not forget. --- */
+#define REFUSED(call)                                                                    \
+    CHECK((call) == TFB_ERR_ARG, "%s: %s", #call, ctx ? ctx->message : "")
+
+static void without_arguments(tfb_ctx *ctx) {
+    REFUSED(tfb_ctx_threads(ctx, 0, 0));
+    REFUSED(tfb_isa_force(ctx, NULL));
+    REFUSED(tfb_slice(ctx, NULL, 0, 0, 0, NULL));
+    REFUSED(tfb_permute(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_reshape(ctx, NULL, 0, NULL, NULL));
+    REFUSED(tfb_tensor_new(ctx, NULL, TFB_F32, 0, NULL));
+    REFUSED(tfb_copy(ctx, NULL, NULL));
+    REFUSED(tfb_add(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_mul(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_map(ctx, TFB_FN_EXP, NULL, NULL));
+    REFUSED(tfb_embed(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_argmax(ctx, NULL, NULL));
+    REFUSED(tfb_matmul(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_linear(ctx, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_pack(ctx, NULL, NULL, 0, NULL));
+    REFUSED(tfb_pack_open(ctx, NULL, 0, NULL));
+    REFUSED(tfb_rmsnorm(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_layernorm(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_l2norm(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_softmax(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_rope(ctx, NULL, NULL, NULL));
+    REFUSED(tfb_attention(ctx, NULL, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_attention_weights(ctx, NULL, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_merge_states(ctx, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_merge_state(ctx, NULL, NULL, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_kv_init_static(ctx, NULL, NULL, NULL, 0));
+    REFUSED(tfb_kv_init(ctx, NULL, NULL));
+    REFUSED(tfb_kv_append(ctx, NULL, 0, NULL, NULL));
+    REFUSED(tfb_kv_update(ctx, NULL, 0, NULL, NULL, NULL));
+    REFUSED(tfb_kv_attention(ctx, NULL, 0, NULL, NULL, NULL));
+    REFUSED(tfb_kv_get(ctx, NULL, 0, NULL, NULL));
+    REFUSED(tfb_kv_positions(ctx, NULL, 0, NULL));
+    REFUSED(tfb_kv_crop(ctx, NULL, 0, NULL));
+    REFUSED(tfb_kv_keep_last(ctx, NULL, 0, NULL));
+    REFUSED(tfb_kv_select(ctx, NULL, NULL));
+    REFUSED(tfb_kv_repeat_interleave(ctx, NULL, 1));
+    REFUSED(tfb_kv_fork(ctx, NULL, 0, 0));
+    REFUSED(tfb_kv_shift(ctx, NULL, 0, 0, 0, 0, NULL));
+    REFUSED(tfb_kv_mark(ctx, NULL));
+    REFUSED(tfb_kv_rollback(ctx, NULL, NULL));
+    REFUSED(tfb_kv_save(ctx, NULL, NULL, 0));
+    REFUSED(tfb_kv_load(ctx, NULL, NULL, 0));
+    REFUSED(tfb_kv_pair_select(ctx, NULL, NULL));
+    REFUSED(tfb_kv_pair_repeat_interleave(ctx, NULL, 0));
+    REFUSED(tfb_chunked_forward(ctx, NULL, NULL, NULL, 0, NULL, 0, NULL));
+    REFUSED(tfb_chunk_size_for(ctx, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, NULL));
+    REFUSED(tfb_scratch(ctx, NULL, TFB_F32, 0, NULL));
+    REFUSED(tfb_causal_conv1d(ctx, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_selective_scan(ctx, NULL, NULL, NULL, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_ssd(ctx, NULL, NULL, NULL, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_uniform(ctx, 0, 0, 0, 0, NULL));
+    REFUSED(tfb_params_save(ctx, NULL, NULL, NULL, 0));
+    REFUSED(tfb_params_load(ctx, NULL, NULL, NULL, 0));
+    REFUSED(tfb_qkv_init(ctx, NULL, NULL, NULL, 0));
+    REFUSED(tfb_qkv_load(ctx, NULL, NULL));
+    REFUSED(tfb_qkv_forward(ctx, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_qkv_step(ctx, NULL, NULL, NULL, NULL, NULL));
+    REFUSED(tfb_mixer_state_init(ctx, NULL, NULL, 0, 0, NULL, 0));
+    REFUSED(tfb_mixer_state_select(ctx, NULL, NULL));
+    REFUSED(tfb_mixer_state_mark(ctx, NULL));
+    REFUSED(tfb_mixer_state_rollback(ctx, NULL));
+    REFUSED(tfb_mhsa_init(ctx, NULL, NULL, NULL, 0));
+    REFUSED(tfb_mamba_init(ctx, NULL, NULL, NULL, 0));
+}
+
+static void test_without_arguments(void) {
+    tfb_ctx ctx;
+    without_arguments(NULL);
+    CHECK(tfb_build_info(NULL) == TFB_ERR_ARG, "tfb_build_info");
+    t_ctx(&ctx, NULL);
+    without_arguments(&ctx);
+    ctx.scratch_last = 77;
+    ctx.depth = 1;
+    without_arguments(&ctx);
+    CHECK_OK(&ctx, tfb_build_info(&ctx));
+    CHECK(ctx.scratch_last == 77, "forgotten: %ld", (long)ctx.scratch_last);
+    ctx.depth = 0;
+    tfb_ctx_free(&ctx);
+}
+
 int main(void) {
     in_data = t_floats(IN_N);
     RUN(test_status_text);
+    RUN(test_without_arguments);
     RUN(test_dtype_size);
     RUN(test_message_life);
     RUN(test_message_numbers);
