@@ -69,6 +69,16 @@ bench-vit: build/vit build/bench ## time ViT-B/16 in ours and in PyTorch; CPU=
 bench-plot: ## draw build/bench.tsv and build/sweep.tsv, those that are there, as .svg
 	@python3 tests/bench/plot.py
 
+firmware: ## build examples/16_firmware for Cortex-M4F, run it, report flash, RAM, stack
+	@sh tests/embedded/firmware.sh
+
+boards: ## the stored hashes on emulated Cortex-M and RISC-V boards; BOARDS="M0 M4F"
+	@BOARDS="$(BOARDS)" sh tests/embedded/run.sh
+
+size: ## write the README's table of bytes per block; compare tests/embedded/budgets.txt
+	@sh tests/embedded/size.sh write
+	@sh tests/embedded/size.sh budgets
+
 format: ## run clang-format over all sources
 	@clang-format -i tfblocks.h tests/*.h tests/*/*.[ch] examples/*/*.c
 

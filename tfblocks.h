@@ -1581,8 +1581,10 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
 #define TFB__HAS_SECOND(a, b, ...) b
 #define TFB__HAS_COMMA_            0, 0,
 #define TFB__HAS_COMMA_1           0, 0,
-#define TFB__PRODUCTS              (TFB__HAS(MATMUL) || TFB__HAS(LINEAR) || TFB__HAS(ATTENTION))
 #define TFB__OPT(block, value)     (TFB__HAS(block) ? (value) : 0)
+
+/* Is there anything that multiplies matrices; is anything left out? */
+#define TFB__PRODUCTS (TFB__HAS(MATMUL) || TFB__HAS(LINEAR) || TFB__HAS(ATTENTION))
 
 #define TFB__PARTIAL                                                                     \
     (!(TFB__HAS(TENSOR_OPS) && TFB__HAS(MATMUL) && TFB__HAS(LINEAR) &&                   \
@@ -1597,6 +1599,7 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
 /* Size before speed: one table, whose kernels are called by name, so that what nobody
  * calls is not linked; products and attention are the plain loops of their references. */
 #ifdef TFB_SMALL
+#undef TFB_SCALAR
 #define TFB_SCALAR
 #define TFB__SMALL             1
 #define TFB__ALWAYS            /* inlined where that is smaller */

@@ -16,14 +16,16 @@ compile() { # image, flags
     shift
     arm-none-eabi-gcc -Os -mthumb -mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16 \
         -ffunction-sections -fdata-sections -Wl,--gc-sections -nostartfiles \
-        -specs=nano.specs -T $here/board.ld -Wl,--defsym=FLASH_AT=0,--defsym=FLASH_BYTES=4M \
+        -specs=nano.specs -T $here/board.ld \
+        -Wl,--defsym=FLASH_AT=0,--defsym=FLASH_BYTES=4M \
         -Wl,--defsym=RAM_AT=0x20000000,--defsym=RAM_BYTES=4M "$@" \
         $here/start.c examples/16_firmware/main.c -o "$work/$image"
 }
 
 run() { # image
     timeout 60 qemu-system-arm -M mps2-an386 -nographic -monitor none -serial none \
-        -semihosting-config enable=on,target=native -kernel "$work/$1" >"$work/$1.txt" 2>&1
+        -semihosting-config enable=on,target=native -kernel "$work/$1" \
+        >"$work/$1.txt" 2>&1
 }
 
 check() { # name, status
@@ -37,7 +39,8 @@ compile quiet -DQUIET -DBOARD_QUIET && run quiet
 check "firmware: without printf" $?
 # no heap, no libm, no printf: of libc only what moves memory
 arm-none-eabi-nm "$work/quiet" | awk '{ print $NF }' |
-    grep -x 'malloc\|_malloc_r\|free\|_sbrk\|printf\|vfprintf\|sqrtf\|expf\|fmaf' >"$work/bad"
+    grep -x 'malloc\|_malloc_r\|free\|_sbrk\|printf\|vfprintf\|sqrtf\|expf\|fmaf' \
+        >"$work/bad"
 [ ! -s "$work/bad" ]
 check "firmware: neither heap nor libm nor printf is linked" $?
 arm-none-eabi-size "$work/quiet" | awk -v stack="$(cat "$work/quiet.txt")" 'NR == 2 {

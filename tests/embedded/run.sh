@@ -88,6 +88,7 @@ board M7 mps2-an500 test_hash 0 4M 0x20000000 4M -mcpu=cortex-m7 -mfloat-abi=har
     -mfpu=fpv5-d16
 board M33 mps2-an505 test_hash 0x10000000 4M 0x38000000 4M -mcpu=cortex-m33 \
     -mfloat-abi=hard -mfpu=fpv5-sp-d16 -DTFB_SMALL
-board M55 mps3-an547 test_hash 0 512K 0x20000000 512K -mcpu=cortex-m55 -mfloat-abi=hard
+board M55 mps3-an547 test_hash 0 512K 0x60000000 16M -mcpu=cortex-m55 \
+    -mfloat-abi=hard
 riscv RV32 test_hash -march=rv32imafc -mabi=ilp32f -DTFB_SMALL
 exit $failed

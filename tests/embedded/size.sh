@@ -53,6 +53,11 @@ budgets() {
     return $failed
 }
 
+dynamic=tfb_kv_init,tfb_kv_update,tfb_kv_attention,tfb_kv_get,tfb_kv_crop
+dynamic=$dynamic,tfb_kv_keep_last
+dynamic=$dynamic,tfb_kv_select,tfb_kv_fork,tfb_kv_shift,tfb_kv_mark,tfb_kv_rollback
+dynamic=$dynamic,tfb_kv_save,tfb_kv_load
+mixer=tfb_qkv_init,tfb_qkv_forward,tfb_qkv_step,tfb_mixer_state_init
 rows='context and views|tfb_ctx_init_static,tfb_view4
 copy, add, mul, embed, argmax|tfb_copy,tfb_add,tfb_mul,tfb_embed,tfb_argmax
 all 15 functions of `tfb_map`|tfb_map
@@ -65,11 +70,11 @@ rope, all scalings|tfb_rope
 attention, all options|tfb_attention
 its weights, merging|tfb_attention_weights,tfb_merge_states,tfb_merge_state
 static KV cache with attention|tfb_kv_init_static,tfb_kv_append,tfb_kv_attention
-dynamic KV cache, all of it|tfb_kv_init,tfb_kv_update,tfb_kv_attention,tfb_kv_get,tfb_kv_crop,tfb_kv_keep_last,tfb_kv_select,tfb_kv_fork,tfb_kv_shift,tfb_kv_mark,tfb_kv_rollback,tfb_kv_save,tfb_kv_load
+dynamic KV cache, all of it|'$dynamic'
 chunked forward|tfb_chunked_forward
 convolution and scans|tfb_causal_conv1d,tfb_selective_scan,tfb_ssd
-QKV block with attention|tfb_mhsa_init,tfb_qkv_forward,tfb_qkv_step,tfb_mixer_state_init
-QKV block with Mamba|tfb_mamba_init,tfb_mamba_as_mixer,tfb_qkv_init,tfb_qkv_forward'
+QKV block with attention|'$mixer,tfb_mhsa_init'
+QKV block with Mamba|'$mixer,tfb_mamba_init,tfb_mamba_as_mixer
 
 table() {
     echo "$rows" | cut -d'|' -f1 >"$work/table"
@@ -87,7 +92,9 @@ table() {
     sed 's/|/ | /g; s/^/| /; s/$/ |/' "$work/table"
 }
 
-in_readme() { sed -n '/^<!-- size -->$/,/^<!-- end of size -->$/p' README.md | grep '^|'; }
+in_readme() {
+    sed -n '/^<!-- size -->$/,/^<!-- end of size -->$/p' README.md | grep '^|'
+}
 
 case $1 in
 budgets) budgets ;;
@@ -107,6 +114,6 @@ check)
             if (a != b && !(a + 0 > 0 && b + 0 > 0 && a < 1.03 * b && b < 1.03 * a)) {
                 print "line " FNR ": README has" a ", there is" b; bad = 1 } } }
         END { exit bad || FNR != lines }' "$work/old" "$work/new"
-    if [ $? = 0 ]; then echo "ok size_table"; else echo "FAIL size_table: make size"; fi ;;
+    if [ $? = 0 ]; then echo "ok size_table"; else echo "FAIL size_table"; exit 1; fi ;;
 *) echo "size.sh budgets | table | write | check"; exit 2 ;;
 esac

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every teaching example: one plain cc line, the expected output, at most 60 lines (80 of
-# those with a mixer, 100 for a whole network); and the README's program, pasted into an
+# those with a mixer, 120 for a whole network); and the README's program, pasted into an
 # empty folder.
 cd "$(dirname "$0")/../.." || exit 1
 dir=$PWD/build/check_examples
@@ -15,7 +15,7 @@ for cc in gcc clang-14 tcc; do
         echo "skip examples_$cc: $cc is not installed"
         continue
     fi
-    for example in examples/0[1-47-9]_* examples/1[1-57]_*; do
+    for example in examples/0[1-47-9]_* examples/1[1-7]_*; do
         case $cc$example in # clang's turn is short: it optimises each program anew
         clang*/0[2378]_* | clang*/1[134]_*) continue ;;
         esac
