@@ -91,8 +91,9 @@ END {
 exchange() {
     mkdir -p "$work/here" "$work/there"
     native=$work/native
-    cc -O0 -DTFB_SCALAR -I. $here/exchange.c -o "$native" -lm >"$work/log" 2>&1 &&
-        emulate "$work/exchange.exe" write "$work/there" &&
+    [ -x "$native" ] || cc -O0 -DTFB_SCALAR -I. $here/exchange.c -o "$native" -lm \
+        >"$work/log" 2>&1 || return
+    emulate "$work/exchange.exe" write "$work/there" &&
         "$native" write "$work/here" >"$work/log" 2>&1 &&
         emulate "$work/exchange.exe" read "$work/here" || return
     sed 's/^ok /ok read there: /' "$work/log" >"$work/both"

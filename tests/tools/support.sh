@@ -96,7 +96,7 @@ FILENAME == ARGV[2] { # the emulator of a run is a word behind its tables
     job = $0
     native = ""
     if (job !~ /build\/(cc|clang)\/test_/) next
-    native = "x86-64 " (job ~ /build\/cc/ ? "gcc" : "clang")
+    native = arch " " (job ~ /build\/cc/ ? "gcc" : "clang")
     test = job
     sub(/.*\/test_/, "", test)
     next
@@ -130,8 +130,8 @@ END {
 AWK
 
 [ -f "$log" ] || { echo "skip support: there is no $log; make test writes it"; exit 0; }
-awk -f "$work/rows.awk" "$work/rules" tests/targets/hosted.txt "$log" >"$work/ran" \
-    2>"$work/strange"
+awk -v arch="$(uname -m)" -f "$work/rows.awk" "$work/rules" tests/targets/hosted.txt \
+    "$log" >"$work/ran" 2>"$work/strange"
 if [ -s "$work/strange" ]; then
     sort -u "$work/strange" | head -n 20
     echo "FAIL support: results that belong to no block"
