@@ -12,7 +12,7 @@ TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/te
           tests/golden/test_*.c tests/fuzz/test_*.c))))
 DEPS    = tfblocks.h $(wildcard tests/*.h tests/unit/*.h tests/fuzz/*.h) \
           examples/05_generate/main.c
-SCRIPTS = tests/tools/faults.sh tests/compile/run.sh \
+SCRIPTS = tests/fuzz/run.sh\ 90 tests/tools/faults.sh tests/compile/run.sh \
           $(sort $(wildcard tests/tools/check_*.sh)) # the longest first
 TARGETS = $(shell awk '$$1 == "build" {print $$2}' tests/targets/hosted.txt)
 EXAMPLES = $(sort $(notdir $(patsubst %/main.c,%,$(wildcard examples/*/main.c))))

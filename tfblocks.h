@@ -2,8 +2,8 @@
  *
  * Tensors, matmul, fused linear layers, norms, rope, chunked attention, KV caches, scans,
  * long convolutions and QKV blocks with attention, Mamba, Hyena or CKConv inside, on the
- * fastest instruction set of the machine, picked at run time. Nothing but libc is needed: no
- * -lm, no -march, no build system. A result does not depend on batch, chunk, thread
+ * fastest instruction set of the machine, picked at run time. Nothing but libc is needed:
+ * no -lm, no -march, no build system. A result does not depend on batch, chunk, thread
  * count, packing, prefill or decode, nor on the instruction set: same bits.
  *
  *   #define TFBLOCKS_IMPLEMENTATION            in exactly one file of a program
