@@ -6967,9 +6967,9 @@ static void *tfb__at(const tfb_tensor *t, int batch_dims, tfb_idx batch, tfb_idx
 }
 
 #if TFB__SMALL
-#define tfb__matmul_tiny(ctx, a, b, y) 0 /* there is only the general path */
-#define tfb__linear_tiny(ctx, x, w, y) 0
-#define tfb__packed_tiny(ctx, x, w, y) 0
+#define tfb__matmul_tiny(ctx, a, b, y)         0 /* there is only the general path */
+#define tfb__linear_tiny(ctx, x, w, y, status) 0
+#define tfb__packed_tiny(ctx, x, w, y)         0
 
 /* Row m of A times row n of W. */
 static float tfb__gemm_dot(const tfb__gemm *g, tfb_idx batch, tfb_idx m, tfb_idx n) {
@@ -13468,7 +13468,7 @@ static tfb_status tfb__long_check_axis(tfb_ctx *ctx, const char *fn, const tfb_t
                                        int i) {
     const int axes = x->ndim - 2, at = k->ndim - axes - 1 + i;
     const tfb_edge edge = o->edge[i];
-    TFB__REQUIRE((int)edge >= 0 && edge <= TFB_EDGE_CAUSAL, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((unsigned)edge <= (unsigned)TFB_EDGE_CAUSAL, ctx, TFB_ERR_ARG,
                  "%s: edge[%d] is %d, which is none", fn, (tfb_idx)i, (tfb_idx)edge);
     TFB__REQUIRE(edge != TFB_EDGE_CAUSAL || axes == 1, ctx, TFB_ERR_ARG,
                  "%s: edge[%d] is causal, x has %d axes, needs 1", fn, (tfb_idx)i,
@@ -13493,7 +13493,7 @@ static tfb_status tfb__long_check(tfb_ctx *ctx, const char *fn, const tfb_tensor
     TFB__TRY(
         tfb__check_vector(ctx, fn, "shortcut", o->shortcut, f32, x->shape[x->ndim - 1]));
     for (i = 0; i < x->ndim - 2; i++) TFB__TRY(tfb__long_check_axis(ctx, fn, x, k, o, i));
-    TFB__REQUIRE((int)o->method >= 0 && o->method <= TFB_CONV_FFT, ctx, TFB_ERR_ARG,
+    TFB__REQUIRE((unsigned)o->method <= (unsigned)TFB_CONV_FFT, ctx, TFB_ERR_ARG,
                  "%s: method is %d, which is none", fn, (tfb_idx)o->method);
     TFB__TRY(tfb__check_shape(ctx, fn, "y", y, x->ndim, x->shape));
     TFB__TRY(tfb__check_out(ctx, fn, "y", y));
@@ -15524,9 +15524,9 @@ static const char *tfb__ckconv_bad(const tfb_ckconv_opts *o) {
     int i;
     if (o->axes < 0 || o->axes > 3) return "axes";
     if (o->channels < 1 || o->channels > far) return "channels";
-    if ((int)o->kind < 0 || o->kind > TFB_CKCONV_TAPS) return "kind";
-    if ((int)o->mask < 0 || o->mask > TFB_CKCONV_GAUSSIAN) return "mask";
-    if ((int)o->method < 0 || o->method > TFB_CONV_FFT) return "method";
+    if ((unsigned)o->kind > (unsigned)TFB_CKCONV_TAPS) return "kind";
+    if ((unsigned)o->mask > (unsigned)TFB_CKCONV_GAUSSIAN) return "mask";
+    if ((unsigned)o->method > (unsigned)TFB_CONV_FFT) return "method";
     if (o->layers < 0 || o->layers > TFB_CKCONV_LAYERS) return "layers";
     if (o->embed < 0 || o->embed > far || o->hidden < 0 || o->hidden > far ||
         o->cond < 0 || o->cond > far)
@@ -15536,7 +15536,7 @@ static const char *tfb__ckconv_bad(const tfb_ckconv_opts *o) {
     if (o->kind == TFB_CKCONV_TAPS && (o->mask || o->cond)) return "mask or cond of taps";
     for (i = 0; i < axes; i++) {
         const tfb_edge edge = o->edge[i];
-        if ((int)edge < 0 || edge > TFB_EDGE_CAUSAL) return "edge";
+        if ((unsigned)edge > (unsigned)TFB_EDGE_CAUSAL) return "edge";
         if (edge == TFB_EDGE_CAUSAL && axes > 1) return "edge (causal needs one axis)";
         if (o->length[i] > far * 64 || o->length[i] < 1) return "length";
         if (o->kind != TFB_CKCONV_TAPS && tfb__ckconv_unit(edge, o->length[i]) < 1)
@@ -16306,8 +16306,8 @@ static tfb_status tfb__hyena_check(tfb_ctx *ctx, const char *fn, const tfb_hyena
     const int f32 = TFB__MASK(TFB_F32);
     const tfb_tensor *w = &m->short_w;
     TFB__TRY(tfb__ckconv_check(ctx, fn, &m->conv));
-    TFB__REQUIRE((int)m->gate1 >= 0 && m->gate1 < TFB__FNS && (int)m->gate2 >= 0 &&
-                     m->gate2 < TFB__FNS,
+    TFB__REQUIRE((unsigned)m->gate1 < (unsigned)TFB__FNS &&
+                     (unsigned)m->gate2 < (unsigned)TFB__FNS,
                  ctx, TFB_ERR_ARG, "%s: a gate is no function", fn);
     TFB__TRY(tfb__check_vector(ctx, fn, "q_weight",
                                m->q_weight.ndim ? &m->q_weight : NULL, f32, C));
@@ -16555,11 +16555,12 @@ static const char *tfb__hyena_bad(const tfb_hyena_opts *o) {
     if (o->short_groups < 0 ||
         (o->short_groups && 3 * o->conv.channels % o->short_groups))
         return "short_groups";
-    if ((int)o->gate1 < 0 || o->gate1 >= TFB__FNS || (int)o->gate2 < 0 ||
-        o->gate2 >= TFB__FNS)
+    if ((unsigned)o->gate1 >= (unsigned)TFB__FNS ||
+        (unsigned)o->gate2 >= (unsigned)TFB__FNS)
         return "gate1 or gate2";
-    if ((int)o->qk_norm < 0 || o->qk_norm > TFB_QK_NORM_L2 || (int)o->norm < 0 ||
-        o->norm > TFB_QK_NORM_L2 || (int)o->out_norm < 0 || o->out_norm > TFB_QK_NORM_L2)
+    if ((unsigned)o->qk_norm > (unsigned)TFB_QK_NORM_L2 ||
+        (unsigned)o->norm > (unsigned)TFB_QK_NORM_L2 ||
+        (unsigned)o->out_norm > (unsigned)TFB_QK_NORM_L2)
         return "a norm";
     return NULL;
 }

@@ -153,7 +153,8 @@ def explained(tables):
 def build_all(pool):
     sources = sorted(glob.glob("tests/unit/test_*.c") + glob.glob("tests/isa/test_*.c"))
     tables = os.path.abspath(BUILD + "/tables.o")
-    names = [os.path.abspath("%s/%s" % (BUILD, os.path.basename(s)[:-2])) for s in sources]
+    bases = [os.path.basename(s)[:-2] for s in sources]
+    names = [os.path.abspath("%s/%s" % (BUILD, base)) for base in bases]
     jobs = [pool.submit(build, "tests/tables.c", ["-c"], tables)]
     jobs += [pool.submit(build, s, ["-c", "-DTFB__TABLES=2"], n + ".o")
              for s, n in zip(sources, names)]

@@ -40,7 +40,8 @@ fault() { # name, the test that must fail, its table and arguments, sed commands
         head -n 5 "$work/log"
         echo "FAIL fault $name: does not build"
         failed=1
-    elif { TFB_TEST_HASTY=1 TFB_TEST_ISA=$table "$work/$test" $kernel; } >"$work/log" 2>&1; then
+    elif TFB_TEST_HASTY=1 TFB_TEST_ISA=$table "$work/$test" $kernel \
+        >"$work/log" 2>&1; then
         echo "FAIL fault $name: $test $kernel does not notice"
         failed=1
     else
