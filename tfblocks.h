@@ -1,4 +1,4 @@
-/* tfblocks.h 0.5.0 - transformer building blocks for any C program, in one file.
+/* tfblocks.h 0.6.0 - transformer building blocks for any C program, in one file.
  *
  * Tensors, matmul, fused linear layers, norms, rope, chunked attention, KV caches, scans,
  * long convolutions and QKV blocks with attention, Mamba, Hyena or CKConv inside, on the
@@ -68,12 +68,12 @@
  *   TFB_NO_FN_GELU, TFB_NO_FN_SILU (and sigmoid), TFB_NO_FN_TANH, TFB_NO_FN_EXP (exp,
  *                            exp2, log, erf, softplus), TFB_NO_FN_TRIG (sin, cos, compat
  *                            of rope): those of tfb_map and activations   of SILU, EXP:
- *                            MAMBA
+ *                            MAMBA, HYENA; of TRIG: HYENA
  *   TFB_NO_MATMUL            tfb_matmul
  *   TFB_NO_LINEAR            tfb_linear                                PACKS, MIXERS
  *   TFB_NO_PACKS             packed weights                            MIXERS
  *   TFB_NO_GATES             gates of tfb_linear
- *   TFB_NO_NORMS             rmsnorm, layernorm, l2norm                ATTENTION_QK
+ *   TFB_NO_NORMS             rmsnorm, layernorm, l2norm         ATTENTION_QK, HYENA
  *   TFB_NO_SOFTMAX           tfb_softmax
  *   TFB_NO_LSE               lse of tfb_softmax and attention
  *   TFB_NO_ROPE              tfb_rope                       ATTENTION_QK, KV_SHIFT
@@ -96,11 +96,13 @@
  *   TFB_NO_KV_MARKS          mark, rollback, commit                    MIXERS
  *   TFB_NO_KV_SAVE           save, load
  *   TFB_NO_CHUNKS            chunked forward, tfb_scratch              MIXERS
- *   TFB_NO_SCAN              convolution and scans                     MAMBA
+ *   TFB_NO_SCAN              convolution and scans          MAMBA, LONG_CONV
+ *   TFB_NO_LONG_CONV         tfb_long_conv                             HYENA
  *   TFB_NO_RANDOM            tfb_uniform                               MIXERS
  *   TFB_NO_PARAMS            counting, saving, loading parameters      MIXERS
- *   TFB_NO_MIXERS            the QKV block and its mixers              MAMBA
+ *   TFB_NO_MIXERS            the QKV block and its mixers              MAMBA, HYENA
  *   TFB_NO_MAMBA             the Mamba mixer
+ *   TFB_NO_HYENA             the CKConv and Hyena mixers
  *   TFB_NO_HALF              F16 and BF16
  *   TFB_NO_ALLOC             ctx.alloc: static contexts only  STDLIB, KV_DYNAMIC
  *   TFB_NO_WORKERS           ctx.workers counts as 1
@@ -138,7 +140,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TFB_VERSION       "0.5.0"
+#define TFB_VERSION       "0.6.0"
 #define TFB_MAX_DIMS      6
 #define TFB_MESSAGE_BYTES 192
 
@@ -16668,8 +16670,13 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
  *     share them.
  *   - Whether a long convolution is transformed must not depend on the batch, only on its
  *     extents: the bits would change with it.
+ *   - Of Helium's comparisons only "greater" is false of NaN; "less" is true of it.
+ *   - The vectors of SVE and V have no size: no arrays, structs or sizeof of them.
  *
  * Changes
+ *   0.6.0  tables for SSE2, SVE, RISC-V V, WebAssembly, Helium and 32-bit NEON, TFB_EXACT;
+ *          TFB_SMALL, TFB_NO_CHECKS and a TFB_NO_ switch for each block; long
+ *          convolutions, the CKConv and Hyena mixers
  *   0.5.0  chunked forward, tfb_scratch, causal convolution, selective scan, tfb_ssd, the
  *          QKV block with its mixers and their states, tfb_mhsa, Mamba, parameters
  *   0.4.0  KV caches: pages, rings with pinned rows, ragged batches, F16 and BF16, update
