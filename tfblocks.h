@@ -1117,8 +1117,8 @@ typedef struct tfb_long_conv_opts {
  *   auto     which of them it is depends on the extents of the axes alone
  *   alias    y may be x; otherwise it overlaps nothing
  *   scratch  a worker, direct: 64 bytes for each place of x and of k, and 11 KB; fft:
- *            128 bytes for each place of axes so long that nothing goes round, two or
- *            three times as much for tables; whatever B and C
+ *            128 bytes for each place of axes so long that nothing goes round, of all
+ *            workers some 15 more for tables; whatever B and C
  *   errors   ARG, SHAPE, DTYPE, RANGE, ALIAS, SCRATCH, MEMORY; nothing written on error
  *   cost     direct: 2 B C flops for each tap that meets an input; fft: about
  *            5 B C P log2 P for P places of the axes made longer
@@ -12706,7 +12706,7 @@ TFB__UNUSED static void tfb__ssd_ref(const tfb_tensor *x, const tfb_tensor *dt,
 #define TFB__FFT_ROW    (2 * TFB__PANEL)
 #define TFB__FFT_NEAR   128  /* complex rows that stay in the first cache: 16 KB */
 #define TFB__FFT_LINES  2048 /* in the second: 256 KB */
-#define TFB__FFT_MOST   ((tfb_idx)1 << 28)
+#define TFB__FFT_MOST   TFB__MIN((tfb_idx)1 << 30, PTRDIFF_MAX / 256) /* rows */
 
 /* cos and -sin of 2 pi j / n, and sin, as kernels want roots: by eighths of a turn, which
  * are exact, and Taylor polynomials, whose error is 1e-10. */
@@ -12991,8 +12991,8 @@ typedef struct tfb__fft_grid {
 typedef struct tfb__long_call {
     tfb_tensor x, k, y, shortcut; /* [B, n0, n1, n2, C]; shortcut: ndim 0 if absent */
     tfb_idx n[3], taps[3], origin[3], places, all_taps;
-    int circular[3], fft;
-    tfb_idx groups; /* of samples: so many tasks are there for a panel */
+    int circular[3], fft; /* fft -1: asked for, but there are too many places */
+    tfb_idx groups;       /* of samples: so many tasks are there for a panel */
     tfb__fft_grid grid;
     char *kept; /* tables and spectra of kernels, or NULL */
     size_t worker_bytes;
@@ -13427,6 +13427,17 @@ static double tfb__long_met(const tfb__long_call *s, int i) {
     return N * (back + ahead) - (back * (back - 1) + ahead * (ahead + 1)) / 2;
 }
 
+/* Can all rows be counted in an int32_t, their bytes in a size_t? */
+static int tfb__long_fft_fits(const tfb__long_call *s) {
+    const double most = (double)TFB__FFT_MOST;
+    double rows = 1;
+    int i;
+    for (i = 0; i < 3; i++) rows *= (double)s->grid.axis[i].n;
+    for (i = 0; i < 2; i++)
+        if ((double)s->grid.chirp[i].inner.n > most) return 0;
+    return rows <= most;
+}
+
 /* Are transforms likely to take less time than sums? Must not depend on B or C, nor on
  * the table: the answer changes bits. Measured with B C = 16 to 256 on AVX-512 and AVX2:
  * a run of taps costs an output as much as 12 taps more; transforms take 2.5 for each
@@ -13434,7 +13445,7 @@ static double tfb__long_met(const tfb__long_call *s, int i) {
  * chosen where it takes more than 1.5 times as long as the other. */
 static int tfb__long_fft_wins(const tfb__long_call *s) {
     double rows = 1, sums = 1;
-    int i, j, steps = 0;
+    int i, j, steps = 12; /* those of products */
     for (i = 0; i < 3; i++) {
         const tfb__fft_plan *p = i < 2 && s->grid.chirp[i].inner.n
                                      ? &s->grid.chirp[i].inner
@@ -13535,7 +13546,8 @@ static void tfb__long_resolve(const tfb_ctx *ctx, const tfb_tensor *x,
     if (o->method == TFB_CONV_DIRECT) return;
     for (i = 0; i < 3; i++) tfb__long_axis(s, i);
     s->fft = o->method == TFB_CONV_FFT || tfb__long_fft_wins(s);
-    if (s->fft) tfb__long_sizes(s);
+    if (!tfb__long_fft_fits(s)) s->fft = o->method == TFB_CONV_FFT ? -1 : 0;
+    if (s->fft > 0) tfb__long_sizes(s);
 }
 
 /* tfb_long_conv for arguments that are known to be right. With `kept` the spectra of k
@@ -13551,6 +13563,8 @@ static tfb_status tfb__long_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *
     tfb_idx panels;
     char *tables;
     tfb__long_resolve(ctx, x, k, o, y, &s);
+    TFB__REQUIRE(s.fft >= 0, ctx, TFB_ERR_RANGE, "%s: too many places for transforms",
+                 fn);
     if (s.fft) s.kept = (char *)kept;
     panels = (s.x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
     s.worker_bytes = tfb__long_carve(&s, NULL, &m);
@@ -13591,7 +13605,7 @@ static size_t tfb__long_conv_keep_bytes(const tfb_ctx *ctx, const tfb_tensor *x,
     tfb__long_call s;
     size_t kernels;
     tfb__long_resolve(ctx, x, k, o, x, &s);
-    if (!s.fft) return 0;
+    if (s.fft <= 0) return 0;
     kernels = (size_t)((s.x.shape[4] + TFB__PANEL - 1) / TFB__PANEL);
     if (s.k.stride[0]) kernels = tfb__size_mul(kernels, (size_t)s.x.shape[0]);
     return tfb__size_add(s.grid.table_bytes,

@@ -599,6 +599,50 @@ static void scratch(void) {
     }
 }
 
+/* Extents beyond all memory are refused, not wrapped. */
+static void too_long(void) {
+    const tfb_idx N = PTRDIFF_MAX / 16;
+    tfb_tensor x = tfb_view3(NULL, TFB_F32, 1, N, 1), y = x;
+    tfb_tensor k = tfb_view2(NULL, TFB_F32, 3, 1);
+    tfb_long_conv_opts o = TFB_INIT;
+    tfb_ctx ctx;
+    tfb_ctx_init_measure(&ctx);
+    o.method = TFB_CONV_FFT;
+    CHECK_FAILS(&ctx, TFB_ERR_RANGE, "too many places",
+                tfb_long_conv(&ctx, &x, &k, &o, &y));
+    o.method = TFB_CONV_DIRECT;
+    CHECK_FAILS(&ctx, TFB_ERR_RANGE, "overflows", tfb_long_conv(&ctx, &x, &k, &o, &y));
+}
+
+/* Which method AUTO takes: seen by its scratch, the same for any batch and channels. */
+static void choice(void) {
+    static const struct {
+        tfb_idx n, k;
+        int fft;
+    } cases[] = {{64, 3, 0},  {64, 64, 0},     {1024, 3, 0},    {1024, 32, 0},
+                 {1, 1, 0},   {1024, 1024, 1}, {4096, 4096, 1}, {65536, 4, 0},
+                 {512, 1, 0}, {65536, 500, 1}, {131072, 9, 0},  {2048, 1024, 1}};
+    int i, j;
+    for (i = 0; i < COUNT(cases); i++) {
+        size_t bytes[5];
+        for (j = 0; j < 5; j++) { /* AUTO, DIRECT, FFT, AUTO with others beside it */
+            const tfb_idx B = j > 2 ? 7 : 1, C = j > 3 ? 300 : 1;
+            tfb_tensor x = tfb_view3(NULL, TFB_F32, B, cases[i].n, C), y = x;
+            tfb_tensor k = tfb_view2(NULL, TFB_F32, cases[i].k, C);
+            tfb_long_conv_opts o = TFB_INIT;
+            tfb_ctx ctx;
+            tfb_ctx_init_measure(&ctx);
+            o.method = j > 2 ? TFB_CONV_AUTO : (tfb_conv_method)j;
+            o.first_tap = 1;
+            CHECK_OK(&ctx, tfb_long_conv(&ctx, &x, &k, &o, &y));
+            bytes[j] = ctx.scratch_peak;
+        }
+        CHECK(bytes[0] == bytes[cases[i].fft ? 2 : 1] && bytes[0] == bytes[3] &&
+                  bytes[0] == bytes[4],
+              "%ld places, %ld taps", (long)cases[i].n, (long)cases[i].k);
+    }
+}
+
 static void no_memory(void) {
     problem p;
     tfb_ctx ctx;
@@ -680,6 +724,8 @@ int main(void) {
     RUN(the_future_is_not_read);
     RUN(empties);
     RUN(scratch);
+    RUN(too_long);
+    RUN(choice);
     RUN(no_memory);
     RUN(bad_input);
     FINISH();
