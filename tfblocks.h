@@ -1,8 +1,8 @@
 /* tfblocks.h 0.5.0 - transformer building blocks for any C program, in one file.
  *
- * Tensors, matmul, fused linear layers, norms, rope, chunked attention, KV caches, scans
- * and QKV blocks with attention, Mamba, Hyena or CKConv inside, on the fastest set of
- * instructions the machine has, picked at run time. Nothing beyond libc is needed: no
+ * Tensors, matmul, fused linear layers, norms, rope, chunked attention, KV caches, scans,
+ * long convolutions and QKV blocks with attention, Mamba, Hyena or CKConv inside, on the
+ * fastest instruction set the machine has, picked at run time. Nothing beyond libc: no
  * -lm, no -march, no build system. A result does not depend on batch, chunk, thread
  * count, packing, prefill or decode, nor on the instruction set: same bits.
  *
@@ -24,7 +24,7 @@
  *   [1] API: BASICS              status, tensor, context, small helpers
  *   [2] API: MATMUL AND LINEAR   matmul, packed weights, linear, norms, softmax, rope
  *   [3] API: ATTENTION AND CACHES
- *   [4] API: CHUNKS AND MIXERS   chunked forward, scans, mixers, parameters
+ *   [4] API: CHUNKS AND MIXERS   chunked forward, scans, long convolutions, mixers
  *   [5] PLATFORM                 compiler differences as 0/1 macros; fma and sqrt
  *   [6] BASICS                   messages, scratch, threads, checks, views
  *   [7] ISA LIST                 kernel table, which instruction sets there are
@@ -64,8 +64,9 @@
  *            Attention runs over tiles of 64 keys and splits of 1024, counted from the
  *            first key of the sequence wherever that lies. Elementary functions are our
  *            own. fma, division and square root are the IEEE ones; the rounding mode is
- *            never touched. Outside: builds with -ffast-math or x87 arithmetic, large
- *            products under TFB_USE_CBLAS; tfb_build_info tells.
+ *            never touched. Outside: long convolutions by Fourier transforms (they depend
+ *            on the instruction set alone), builds with -ffast-math or x87 arithmetic,
+ *            large products under TFB_USE_CBLAS; tfb_build_info tells.
  *   Threads  One context per thread. Tensors, packs and caches that are only read may be
  *            shared. The library starts no thread unless tfb_ctx_threads is called.
  *   Alias    Outputs overlap no input unless a function says so; inputs may overlap.
@@ -15270,7 +15271,10 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
  *   - A page of a cache that is to be copied may not be there: a sample whose rows have
  *     all gone still ends at a position.
  *   - A convolution's blocks of 256 are counted over its taps: a carried state knows no
- *     positions.
+ *     positions. Those of tfb_long_conv are counted over its inputs: neighbouring outputs
+ *     share them.
+ *   - Whether a long convolution is transformed must not depend on the batch, only on its
+ *     extents: the bits would change with it.
  *
  * Changes
  *   0.5.0  chunked forward, tfb_scratch, causal convolution, selective scan, tfb_ssd, the

@@ -467,7 +467,7 @@ def conv(name, b, e, t, k, act, before=False):
 
 def long_conv(name, b, c, grid, taps, mode, each=False):
     """mode: causal and circular have their origin at the first tap, same and mixed (the
-    first axis circular, the others with zeros) in the centre. each: kernels per sample."""
+    first axis circular, the others with zeros) in the centre. each: k per sample."""
     x, skip = single(array(b, c, *grid)), array(c)
     k = single(array(b, c, *taps)) if each else single(array(c, *taps))
     circular = [mode == "circular" or (mode == "mixed" and i == 0)
