@@ -156,6 +156,8 @@ static void fuzz_op(fuzz *f, int from, int n) {
     int i, layout, mutations, spoils, workers;
     const int count = op_letters(&c, letters);
     for (i = 0; i < count; i++) c.dim[(int)letters[i]] = fuzz_extent(f);
+    for (i = 0; i < count && c.op->run == run_qkv; i++)
+        c.dim[(int)letters[i]] %= 24; /* a block costs much a token */
     for (i = 0; i < OP_PICKS && c.op->picks[i]; i++)
         c.pick[i] = fuzz_byte(f) % c.op->picks[i];
     c.has = fuzz_word(f);

@@ -2,8 +2,7 @@
 # Runs every fuzz target with libFuzzer, starting from its corpus, for SECONDS in all, as
 # many at a time as there are processors. Prints "ok fuzz_x: N runs" or what was found,
 # which stays in build/fuzz. Arguments: SECONDS (180), then names of targets (all).
-# SECONDS of 0 runs nothing, but makes each corpus the smallest inputs of build/fuzz/x
-# that together reach what all of them do.
+# SECONDS of 0 runs nothing, but makes the corpora anew from the inputs in build/fuzz.
 
 cd "$(dirname "$0")/../.." || exit 1
 seconds=${1:-180}
@@ -13,7 +12,7 @@ targets=${*:-fuzz_attention fuzz_kv fuzz_mixers fuzz_basics fuzz_linear fuzz_row
 clang=${CLANG:-clang-14}
 dir=build/fuzz
 longest=120 # bytes of an input that is kept
-most=9000   # and of all of a target
+most=7000   # letters of all of a target
 
 if ! command -v "$clang" >/dev/null 2>&1; then
     echo "skip fuzz: $clang is not installed"
@@ -63,7 +62,7 @@ fuzz() { # target, seconds
     return 1
 }
 
-# Short inputs first: libFuzzer's merge keeps the first that reaches something.
+# Of what reaches something new every so many, so that no corpus outgrows the others.
 minimise() { # target
     prepare "$1" || return 1
     rm -rf "$dir/$1.min"
@@ -71,11 +70,16 @@ minimise() { # target
     find "$dir/${1#fuzz_}" -type f -size "+${longest}c" -exec rm {} +
     "$dir/bin/$1/$1" -merge=1 -timeout=30 "$dir/$1.min" "$dir/${1#fuzz_}" \
         >"$dir/$1.log" 2>&1 || return 1
-    find "$dir/$1.min" -type f -printf '%s %p\n' | sort -n | while read -r size file; do
-        [ "$size" -gt 0 ] || continue
-        od -An -v -tx1 "$file" | tr -d ' \n'
-        echo
-    done | awk -v most=$most '{ n += length($0) + 1 } n <= most' >"tests/fuzz/$1.txt"
+    find "$dir/$1.min" -type f -size +0c -printf '%s %p\n' | sort -n |
+        while read -r _ file; do
+            od -An -v -tx1 "$file" | tr -d ' \n'
+            echo
+        done | awk -v most=$most '
+            { line[NR - 1] = $0; all += length($0) + 1 }
+            END {
+                step = all > most ? all / most : 1
+                for (i = 0; i < NR; i += step) print line[int(i)]
+            }' >"tests/fuzz/$1.txt"
     echo "ok $1: $(wc -l <"tests/fuzz/$1.txt") inputs"
 }
 
