@@ -3773,11 +3773,12 @@ static void TFB__FN(map)(tfb_fn fn, tfb_idx n, const float *x, float *y) {
             TFB__VF v = TFB__VLOADN(x + i, n - i), r = TFB__FN(name)(v);                 \
             float lane[TFB__VW], other;                                                  \
             TFB__VSTOREN(y + i, r, n - i);                                               \
-            if (fn != TFB_FN_SIN && fn != TFB_FN_COS) continue;                          \
+            if (TFB_FN_##NAME != TFB_FN_SIN && TFB_FN_##NAME != TFB_FN_COS) continue;    \
             TFB__VSTORE(lane, v);                                                        \
             for (j = 0; j < TFB__VW && j < n - i; j++) { /* vectors end at 2^17 */       \
                 if (lane[j] >= -131072.0f && lane[j] <= 131072.0f) continue;             \
-                if (fn == TFB_FN_SIN) tfb__trig_large(lane[j], y + i + j, &other);       \
+                if (TFB_FN_##NAME == TFB_FN_SIN)                                         \
+                    tfb__trig_large(lane[j], y + i + j, &other);                         \
                 else tfb__trig_large(lane[j], &other, y + i + j);                        \
             }                                                                            \
         }                                                                                \
