@@ -29,6 +29,10 @@ REASONS = "tests/tools/coverage.txt"
 # itself, the second takes the force out of its inline functions.
 FLAGS = ["-std=c99", "-O0", "-fno-inline", "--coverage", "-D__SANITIZE_ADDRESS__",
          "-Dalways_inline=noinline", "-I."]
+# Functions that are templates: all calls give them constants and real builds inline them,
+# so that what they ask of those constants is no branch. Their lines count, not those.
+TEMPLATES = re.compile(r"^tfb__tile_")
+
 # Programs whose long tests reach what no other test does.
 LONG = ["test_mixer_states", "test_mixers", "test_scan", "test_attention_options",
         "test_kv_save"]
@@ -110,7 +114,8 @@ def by_line(counts):
 
 def figures(name, counts):
     lines = by_line(counts)
-    branches = [taken for _, some in counts.values() for taken in some]
+    branches = [taken for (function, _), (_, some) in counts.items() for taken in some
+                if not TEMPLATES.match(function)]
     at_lines = 100.0 * sum(1 for n in lines.values() if n) / len(lines)
     at_branches = 100.0 * sum(1 for n in branches if n) / len(branches)
     good = at_lines >= LINES and at_branches >= BRANCHES
