@@ -194,8 +194,9 @@ def main():
             tables[table] = counts_of_table(table, pool)
     merged = {}
     for counts in tables.values():
-        for key, value in counts.items():
-            add(merged, key, value)
+        for (function, line), value in counts.items():
+            same = "%s %d" % (SEEN.sub("", function), len(value[1]))
+            add(merged, (same, line), value)
     for table, counts in tables.items():
         good &= figures(table, counts)
     good &= figures("all tables together", merged)
