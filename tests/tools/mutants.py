@@ -31,10 +31,10 @@ HEADER = "tfblocks.h"
 KNOWN = "tests/tools/mutants.txt"
 FLOOR = 90.0
 NO_MUTANT, SURVIVED = ("does not compile", "same bytes"), "survived"
-ALL = """test_kv test_kv_errors test_dispatch test_hash test_tensor test_isa test_kv_ops
-    test_mixers test_linear test_norms test_scan test_mixer_states test_chunks
-    test_kv_save test_elementary test_basics test_attention_views test_attention test_kv_decode
-    test_generate test_attention_options""".split()
+ALL = """test_kv test_kv_errors test_dispatch test_hash test_tensor test_isa
+    test_kv_ops test_mixers test_linear test_norms test_scan test_mixer_states
+    test_chunks test_kv_save test_elementary test_basics test_attention_views
+    test_attention test_kv_decode test_generate test_attention_options""".split()
 
 # The tests of each section: names without test_.
 OWN = {5: "basics elementary tensor", 6: "basics tensor", 9: "elementary isa",

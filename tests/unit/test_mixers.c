@@ -571,6 +571,28 @@ static void heads_that_do_not_fit(void) {
     tfb_ctx_free(&ctx);
 }
 
+/* Every option of a Mamba mixer just outside its range. */
+static void mamba_options_out_of_range(void) {
+    const tfb_idx far = ((tfb_idx)1 << 24) + 1;
+    tfb_mamba_opts o, good;
+    tfb_mamba m;
+    tfb_ctx ctx;
+    int i;
+    t_ctx(&ctx, NULL);
+    memset((void *)&good, 0, sizeof good);
+    good.channels = 4;
+    CHECK(tfb_mamba_bytes(NULL) == 0 && tfb_mamba_bytes(&good) > 0, "bytes");
+    for (i = 0; i < 10; i++) {
+        tfb_idx *const field[] = {&o.channels, &o.expand, &o.states, &o.taps, &o.rank};
+        o = good;
+        *field[i / 2] = i % 2 ? far : -1;
+        CHECK(tfb_mamba_bytes(&o) == 0, "option %d of %d", i / 2, i % 2);
+        CHECK_FAILS(&ctx, TFB_ERR_RANGE, "an extent is out of range",
+                    tfb_mamba_init(&ctx, &m, &o, NULL, 0));
+    }
+    tfb_ctx_free(&ctx);
+}
+
 static void initialisation(void) {
     tfb_attention_mixer att;
     const float bound = 1 / sqrtf(6.0f);
@@ -886,6 +908,7 @@ int main(void) {
     RUN(uniform_range_and_misuse);
     RUN(counts_of_parameters);
     RUN(heads_that_do_not_fit);
+    RUN(mamba_options_out_of_range);
     RUN(initialisation);
     RUN(saves_come_back);
     RUN(bad_saves_change_nothing);
