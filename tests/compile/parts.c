@@ -1,7 +1,7 @@
 /* Every block and every option that a TFB_NO_ switch can leave out, one line each:
- * "name hash" if it is there, nothing if it is not declared, "name left out" if a call
- * says that it is UNSUPPORTED. What remains has the hash of a whole build, on every
- * target; tests/embedded/run.sh runs this on the smallest board too (16 KB of memory). */
+ * "name hash" if it is there, nothing if it is not declared, "name left out" if the call
+ * says that it is UNSUPPORTED. What remains has the hash it has in a whole build, on
+ * every target; tests/embedded/run.sh runs this on the smallest board too. */
 #define TFBLOCKS_IMPLEMENTATION
 #include "tfblocks.h"
 #include <stdio.h>

@@ -6,8 +6,8 @@ run() { # name, compiler and flags
     name=$1
     shift
     command -v "$1" >/dev/null 2>&1 || { echo "skip $name: no $1"; return; }
-    "$@" -std=c99 -I. -DTFB_SMALL tests/unit/test_hash.c \
-        -o "build/small/$name" -lpthread &&
+    "$@" -std=c99 -I. -DTFB_SMALL tests/unit/test_hash.c -lpthread \
+        -o "build/small/$name" &&
         "build/small/$name" >"build/small/$name.txt"
     if [ $? = 0 ]; then
         echo "ok $name"
