@@ -3048,6 +3048,9 @@ enum { TFB__IN_PANELS, TFB__IN_STAGES, TFB__IN_HALVES };
 #define TFB__PASS_RVV512 13
 
 /* name, 1 if this build has it, what the CPU must have, why it is skipped otherwise */
+#if TFB__SMALL
+#define TFB__ISA_LIST(X) X(scalar, 1, 0u, "")
+#else
 #define TFB__ISA_LIST(X)                                                                 \
     X(avx512, TFB__X86, TFB__CPU_AVX512,                                                 \
       "the CPU or the system lacks AVX-512 F/DQ/BW/VL")                                  \
@@ -3063,6 +3066,7 @@ enum { TFB__IN_PANELS, TFB__IN_STAGES, TFB__IN_HALVES };
     X(wasm, TFB__WASM, 0u, "")                                                           \
     X(helium, TFB__HELIUM, 0u, "")                                                       \
     X(scalar, 1, 0u, "")
+#endif
 
 #if TFB__X86
 /* Which vector state the system saves; only called when cpuid says xgetbv exists. */
