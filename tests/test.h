@@ -54,7 +54,7 @@ static void t_hurry(void) {
     } while (0)
 
 /* TFB_TEST_SKIP names tests that are left out, a comma after each. */
-static int t_left_out(const char *name) {
+TFB__UNUSED static int t_left_out(const char *name) {
     const char *at = getenv("TFB_TEST_SKIP");
     const size_t n = strlen(name);
     for (; at && *at; at++) {
