@@ -1415,6 +1415,7 @@ typedef struct tfb_ckconv {
     tfb_ckconv_mask mask;
     tfb_conv_method method;
     int gated;
+    tfb_idx step_block; /* rows of a block of steps, 0: steps by direct sums alone */
     float omega, mask_least[3];
     int layers;        /* hidden ones, at least 1 */
     tfb_tensor w0, b0; /* [E, d], [E]; FOURIER: [E / 2, d], none */
@@ -1438,6 +1439,7 @@ typedef struct tfb_ckconv_opts {
     tfb_ckconv_mask mask;
     tfb_conv_method method;
     int gated, no_shortcut;
+    tfb_idx step_block;
     tfb_idx embed, hidden, layers;   /* E, M, hidden layers; 0 means M, 64, 1 */
     tfb_idx cond;                    /* of conditioning vectors; 0: none */
     float omega, omega0, mask_least; /* 0 means 1, 30, mask_least below */
@@ -1465,7 +1467,14 @@ typedef struct tfb_ckconv_opts {
  *            are the bits: method DIRECT has them in forward too, FFT is within its
  *            bound. Token t costs 2 C (t + 1) flops, reading as many taps and rows, and,
  *            unless kept, the kernel anew. The state holds C + 1 floats a token, scratch
- *            is for as many tokens as it has room for: no step allocates
+ *            is for as many tokens as it has room for: no step allocates.
+ *            With step_block P, for long contexts: the first token of every P makes, by
+ *            transforms of all rows so far, what these give to the P outputs from there
+ *            on; direct sums are over the rows of the block alone, at most 2 C P flops.
+ *            The least in all is at P about sqrt(15 N log2 N). Any cut into calls gives
+ *            the same bits, within tfb_long_conv's bound of the direct sums. The state
+ *            has P C floats more, and that first token takes scratch as forward does for
+ *            the rows so far of one sample
  *   flops    generator 2 G d E + G E (FOURIER: half the first) and for each hidden layer
  *            2 G in M + G M, then 2 G M C, G the taps (causal: 2 N - 1); none of it at
  *            inference without film. Film 2 n 64 + 64 + 128 o + o G, o = layers 2 M.
@@ -15123,6 +15132,8 @@ static tfb_status tfb__ckconv_check(tfb_ctx *ctx, const char *fn, const tfb_ckco
     int i;
     TFB__REQUIRE(C > 0 && d > 0 && d < 4, ctx, TFB_ERR_SHAPE, "%s: %d channels, %d axes",
                  fn, C, d);
+    TFB__REQUIRE(m->step_block >= 0, ctx, TFB_ERR_RANGE, "%s: step_block is %d", fn,
+                 m->step_block);
     for (i = 0; i < d; i++)
         TFB__REQUIRE(m->edge[i] != TFB_EDGE_CAUSAL || d == 1, ctx, TFB_ERR_UNSUPPORTED,
                      "%s: causal needs one axis, there are %d", fn, d);
@@ -15529,6 +15540,7 @@ static void tfb__ckconv_shape(const tfb_ckconv_opts *o, tfb_ckconv *m) {
     m->mask = o->mask;
     m->method = o->method;
     m->gated = o->gated != 0;
+    m->step_block = o->step_block;
     m->omega = o->omega != 0 ? o->omega : 1.0f;
     if (o->kind != TFB_CKCONV_TAPS) m->layers = o->layers ? (int)o->layers : 1;
     for (i = 0; i < m->axes; i++) {
@@ -15548,6 +15560,7 @@ static const char *tfb__ckconv_bad(const tfb_ckconv_opts *o) {
     if ((unsigned)o->mask > (unsigned)TFB_CKCONV_GAUSSIAN) return "mask";
     if ((unsigned)o->method > (unsigned)TFB_CONV_FFT) return "method";
     if (o->layers < 0 || o->layers > TFB_CKCONV_LAYERS) return "layers";
+    if (o->step_block < 0 || o->step_block > far) return "step_block";
     if (o->embed < 0 || o->embed > far || o->hidden < 0 || o->hidden > far ||
         o->cond < 0 || o->cond > far)
         return "embed, hidden or cond";
@@ -16109,14 +16122,15 @@ static tfb_status tfb__ckconv_apply(tfb_ctx *ctx, const tfb_ckconv *m,
     return tfb__scratch_end(ctx, mark, status);
 }
 
-/* --- Its step: the direct sums over all rows so far. --- */
+/* --- Its step: the direct sums over all rows so far, or over those of a block. --- */
 typedef struct tfb__ckconv_job {
     tfb__long_call s;    /* x: unused, its places are rows of the state */
     const tfb_kv *store; /* [B, 1, T, C] as values */
     tfb_idx b, c, t;     /* of the first sample, channel and output */
+    tfb_idx from;        /* the row that the sums begin with; t counts from there */
 } tfb__ckconv_job;
 
-/* All rows of a sample so far, n channels from c on. */
+/* The rows of a sample from the first on, n channels from c on. */
 static void tfb__ckconv_past(const tfb__ckconv_job *j, tfb_idx b, tfb_idx c, tfb_idx n,
                              float *panel) {
     const tfb_kv_layer *l = j->store->layer;
@@ -16124,7 +16138,7 @@ static void tfb__ckconv_past(const tfb__ckconv_job *j, tfb_idx b, tfb_idx c, tfb
     tfb_idx t, rows;
     for (t = 0; t < j->s.n[2]; t += rows) {
         char *key, *value;
-        rows = tfb__kv_find(j->store, l, l->row + b, 0, t, &key, &value);
+        rows = tfb__kv_find(j->store, l, l->row + b, 0, j->from + t, &key, &value);
         rows = TFB__MIN(rows, j->s.n[2] - t);
         tfb__panel_in(j->s.isa, (const float *)(void *)value + c, 1, C, rows, n,
                       panel + t * TFB__PANEL);
@@ -16181,9 +16195,9 @@ static tfb_idx tfb__ckconv_room(const tfb_mixer_state *state, tfb_idx all) {
 static tfb_status tfb__ckconv_next(tfb_ctx *ctx, const tfb__ckconv_run *r,
                                    const tfb_mixer_state *state, tfb_idx room,
                                    const tfb_tensor *k, tfb_idx b, tfb_idx c,
-                                   const tfb_tensor *y) {
+                                   tfb_idx first, const tfb_tensor *y) {
     const tfb__mark mark = tfb__scratch_begin(ctx);
-    const tfb_idx T = y->shape[1], C = y->shape[2];
+    const tfb_idx T = y->shape[1], C = y->shape[2], P = r->m->step_block;
     tfb__ckconv_job j;
     tfb__long_room unused;
     tfb_status status;
@@ -16191,16 +16205,17 @@ static tfb_status tfb__ckconv_next(tfb_ctx *ctx, const tfb__ckconv_run *r,
     j.store = &state->kv;
     j.b = b;
     j.c = c;
-    j.t = state->tokens;
+    j.from = P ? first / P * P : 0;
+    j.t = first - j.from;
     j.s.isa = ctx->isa;
     j.s.k = tfb__long_view(k, y->shape[0], 1);
     j.s.y = tfb__long_view(y, y->shape[0], 1);
     j.s.n[0] = j.s.n[1] = j.s.taps[0] = j.s.taps[1] = 1;
-    j.s.n[2] = state->tokens + T;
+    j.s.n[2] = j.t + T;
     j.s.taps[2] = TFB__MIN(k->shape[0], j.s.n[2]);
     j.s.k.shape[3] = j.s.taps[2];
-    j.s.places = room;
-    j.s.all_taps = r->m->kind == TFB_CKCONV_TAPS ? k->shape[0] : room;
+    j.s.places = P ? P : room;
+    j.s.all_taps = r->m->kind == TFB_CKCONV_TAPS && !P ? k->shape[0] : j.s.places;
     if (r->m->shortcut.ndim) {
         j.s.shortcut = r->m->shortcut;
         if (j.s.shortcut.data)
@@ -16216,39 +16231,116 @@ static tfb_status tfb__ckconv_next(tfb_ctx *ctx, const tfb__ckconv_run *r,
     return tfb__scratch_end(ctx, mark, status);
 }
 
+/* What rows 0 .. base - 1 of sample b give to outputs base .. all - 1, channels c .. as
+ * many as taps has, by transforms, into the state. */
+static tfb_status tfb__ckconv_before(tfb_ctx *ctx, tfb_mixer_state *state, tfb_idx base,
+                                     tfb_idx all, const tfb_tensor *taps, tfb_idx b,
+                                     tfb_idx c) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_kv_layer *l = state->kv.layer;
+    const tfb_idx n = taps->shape[1], C = l->shape.v_dim;
+    const size_t bytes = (size_t)n * sizeof(float);
+    tfb_tensor k = *taps, x = tfb_view3(NULL, TFB_F32, 1, all, n);
+    float *row = (float *)tfb__take(ctx, all, bytes);
+    tfb_status status = tfb__scratch_ready(ctx, "ckconv mixer");
+    tfb_long_conv_opts o;
+    tfb_idx t, i, rows;
+    memset((void *)&o, 0, sizeof o);
+    o.edge[0] = TFB_EDGE_CAUSAL;
+    o.first_tap = 1;
+    o.method = TFB_CONV_FFT;
+    k.shape[0] = TFB__MIN(k.shape[0], all);
+    x.data = row;
+    for (t = 0; status == TFB_OK && !ctx->measuring && t < base; t += rows) {
+        char *key, *value;
+        rows = tfb__kv_find(&state->kv, l, l->row + b, 0, t, &key, &value);
+        rows = TFB__MIN(rows, base - t);
+        for (i = 0; i < rows; i++)
+            memcpy((void *)(row + (t + i) * n), (const float *)(void *)value + i * C + c,
+                   bytes);
+    }
+    if (status == TFB_OK && !ctx->measuring)
+        memset((void *)(row + base * n), 0, (size_t)(all - base) * bytes);
+    if (status == TFB_OK) status = tfb_long_conv(ctx, &x, &k, &o, &x);
+    for (t = base; status == TFB_OK && !ctx->measuring && t < all; t++)
+        memcpy((void *)((float *)state->carried[1].data + c + (t - base) * C +
+                        b * state->carried[1].stride[0]),
+               row + t * n, bytes);
+    return tfb__scratch_end(ctx, mark, status);
+}
+
+/* Outputs y [samples, T, n] from token `first` on, samples b .., channels c ..; where
+ * steps have blocks, of one block, for which there are taps up to row `all`. */
+static tfb_status tfb__ckconv_after(tfb_ctx *ctx, const tfb__ckconv_run *r,
+                                    tfb_mixer_state *state, const tfb_tensor *k,
+                                    tfb_idx first, tfb_idx all, tfb_idx b, tfb_idx c,
+                                    tfb_tensor *y) {
+    const tfb_idx P = r->m->step_block, base = P ? first / P * P : 0;
+    const tfb_tensor *carried = &state->carried[1];
+    const tfb_idx room = tfb__ckconv_room(state, all);
+    tfb_tensor before = *y;
+    tfb_idx i;
+    for (i = b; base && first == base && i < b + y->shape[0]; i++)
+        TFB__TRY(tfb__ckconv_before(ctx, state, base, all, k, i, c));
+    TFB__TRY(tfb__ckconv_next(ctx, r, state, room, k, b, c, first, y));
+    if (!base) return TFB_OK;
+    before.data = (float *)carried->data + b * carried->stride[0] +
+                  (first - base) * r->m->channels + c;
+    before.stride[0] = carried->stride[0];
+    before.stride[1] = r->m->channels;
+    before.stride[2] = 1;
+    return tfb_add(ctx, y, &before, y);
+}
+
+/* Outputs y [B, T, C] of tokens `first` .., whose rows the state has. */
+static tfb_status tfb__ckconv_outputs(tfb_ctx *ctx, const tfb_ckconv *m,
+                                      const tfb_mix *call, tfb_mixer_state *state,
+                                      tfb_idx first, const tfb_tensor *y) {
+    const tfb__mark mark = tfb__scratch_begin(ctx);
+    const tfb_idx end = first + y->shape[1], room = tfb__ckconv_room(state, end);
+    const tfb_idx P = m->step_block, B = y->shape[0], C = m->channels;
+    const tfb_idx all = P ? TFB__MIN(first / P * P + P, room) : end;
+    tfb__ckconv_run r;
+    tfb_status status = tfb__ckconv_begin(ctx, m, call, &all, room, &r);
+    tfb_idx b, c, n;
+    for (b = 0; status == TFB_OK && b < B; b += r.samples) {
+        status = tfb__ckconv_rows(ctx, &r, b);
+        for (c = 0; c < C && status == TFB_OK; c += n) {
+            tfb_tensor out, k;
+            n = TFB__MIN(r.width, C - c);
+            out = tfb__block_of(y, b, r.samples, c, n);
+            k.ndim = 0;
+            status = tfb__ckconv_view(ctx, &r, b, c, n, &k);
+            if (status == TFB_OK)
+                status = tfb__ckconv_after(ctx, &r, state, &k, first, all, b, c, &out);
+        }
+    }
+    return tfb__scratch_end(ctx, mark, status);
+}
+
 /* Tokens of x [B, T, C] come to the state, y are the outputs there; y may be x. */
 static tfb_status tfb__ckconv_advance(tfb_ctx *ctx, const tfb_ckconv *m,
                                       const tfb_mix *call, tfb_mixer_state *state,
                                       const tfb_tensor *x, tfb_tensor *y) {
     static const float zero = 0;
-    const tfb_idx B = x->shape[0], T = x->shape[1], C = m->channels;
-    const tfb_idx all = state->tokens + T, room = tfb__ckconv_room(state, all);
-    const tfb__mark mark = tfb__scratch_begin(ctx);
-    tfb_tensor key = tfb_view4(&zero, TFB_F32, B, 1, T, 1), value = key, k;
-    tfb_status status = TFB_OK;
-    tfb__ckconv_run r;
-    tfb_idx b, c, n;
+    const tfb_idx B = x->shape[0], T = x->shape[1], P = m->step_block;
+    tfb_tensor key = tfb_view4(&zero, TFB_F32, B, 1, T, 1), value = key, out = *y;
+    tfb_idx t, n;
     key.stride[0] = key.stride[1] = key.stride[2] = 0;
     value.data = x->data;
-    value.shape[3] = C;
+    value.shape[3] = m->channels;
     value.stride[0] = x->stride[0];
     value.stride[2] = x->stride[1];
     value.stride[3] = x->stride[2];
-    status = tfb_kv_append(ctx, &state->kv, 0, &key, &value);
-    if (status == TFB_OK) status = tfb__ckconv_begin(ctx, m, call, &all, room, &r);
-    for (b = 0; status == TFB_OK && T && b < B; b += r.samples) {
-        status = tfb__ckconv_rows(ctx, &r, b);
-        for (c = 0; c < C && status == TFB_OK; c += r.width) {
-            n = TFB__MIN(r.width, C - c);
-            k.ndim = 0;
-            status = tfb__ckconv_view(ctx, &r, b, c, n, &k);
-            if (status == TFB_OK) {
-                const tfb_tensor out = tfb__block_of(y, b, r.samples, c, n);
-                status = tfb__ckconv_next(ctx, &r, state, room, &k, b, c, &out);
-            }
-        }
+    TFB__TRY(tfb_kv_append(ctx, &state->kv, 0, &key, &value));
+    for (t = 0; t < T; t += n) {
+        const tfb_idx first = state->tokens + t;
+        n = P ? TFB__MIN(T - t, P - first % P) : T;
+        out.shape[1] = n;
+        if (y->data) out.data = (float *)y->data + t * y->stride[1];
+        TFB__TRY(tfb__ckconv_outputs(ctx, m, call, state, first, &out));
     }
-    return tfb__scratch_end(ctx, mark, status);
+    return TFB_OK;
 }
 
 /* --- The CKConv mixer: its table. --- */
@@ -16294,6 +16386,7 @@ static void tfb__ckconv_need(const void *self, tfb_idx channels, tfb_mixer_need 
     if (m->axes != 1 || m->edge[0] != TFB_EDGE_CAUSAL) return;
     need->kv.kv_heads = need->kv.head_dim = 1; /* a key of nothing */
     need->kv.v_dim = channels;
+    need->carried[1] = m->step_block * channels; /* what earlier blocks give to one */
 }
 
 static const tfb_mixer_ops tfb__ckconv_ops = {

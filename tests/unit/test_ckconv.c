@@ -690,6 +690,84 @@ static void steps_are_forward(void) {
         }
 }
 
+/* Tokens t .. t + n - 1 of a call, a step of the state; y of all tokens at out. */
+static void step_of(tfb_ctx *ctx, module *d, const mixing *x, tfb_idx t, tfb_idx n,
+                    tfb_mixer_state *state, float *out) {
+    tfb_tensor part[4];
+    tfb_mix call = x->call;
+    int i;
+    part[0] = x->q, part[1] = x->k, part[2] = x->v, part[3] = with_data(x->y, out);
+    for (i = 0; i < 4; i++) {
+        part[i].data = (float *)part[i].data + t * part[i].stride[1];
+        part[i].shape[1] = n;
+    }
+    call.q = &part[0], call.k = &part[1], call.v = &part[2], call.y = &part[3];
+    CHECK_OK(ctx, tfb__ckconv_ops.step(ctx, &d->m, &call, state));
+    state->tokens += n;
+}
+
+/* With step_block any cut into calls has the same bits, after a rollback too, and they
+ * are near the direct sums; inputs are at most 1. */
+static void steps_by_blocks(void) {
+    static const tfb_idx most[] = {290, 7, 48, 1};
+    enum { B = 2, T = 290 };
+    tfb_ctx ctx;
+    int s, i;
+    t_ctx(&ctx, NULL);
+    for (s = 0; s < COUNT(styles); s++)
+        if (styles[s].C <= 20) {
+            const shape at = {1, {P, Z, Z}, {T, 1, 1}, {40, 0, 0}};
+            const tfb_idx C = styles[s].C;
+            float *first = t_floats(B * T * C), *got = t_floats(B * T * C);
+            tfb_mixer_state state;
+            tfb_qkv block;
+            tfb_idx b, c, t, n;
+            mixing x;
+            module d;
+            module_new(&ctx, &d, &styles[s], &at);
+            stir(&d);
+            d.m.step_block = 48;
+            mixing_new(&x, &d, at.n, B);
+            x.call.y = &x.want;
+            CHECK_OK(&ctx, tfb__ckconv_ops.forward(&ctx, &d.m, &x.call));
+            memset((void *)&block, 0, sizeof block);
+            block.channels = block.kv_channels = C;
+            block.mixer = tfb_ckconv_as_mixer(&d.m);
+            CHECK_OK(&ctx, tfb_mixer_state_init(&ctx, &state, &block, B, T, NULL, 0));
+            for (i = 0; i < COUNT(most); i++) {
+                tfb_mixer_state_reset(&state);
+                for (t = 0; t < T; t += n) {
+                    n = TFB__MIN(most[i], T - t);
+                    step_of(&ctx, &d, &x, t, n, &state, i ? got : first);
+                }
+                if (i) CHECK_BITS(got, first, B * T * C, "%ld a step", (long)most[i]);
+            }
+            tfb_mixer_state_reset(&state);
+            step_of(&ctx, &d, &x, 0, 100, &state, got);
+            CHECK_OK(&ctx, tfb_mixer_state_mark(&ctx, &state));
+            step_of(&ctx, &d, &x, 130, 60, &state, got); /* others, over a block's end */
+            CHECK_OK(&ctx, tfb_mixer_state_rollback(&ctx, &state));
+            tfb_mixer_state_commit(&state);
+            step_of(&ctx, &d, &x, 100, T - 100, &state, got);
+            CHECK_BITS(got, first, B * T * C, "rolled back, style %d", s);
+            for (b = 0; b < B; b++)
+                for (c = 0; c < C; c++) {
+                    const double bound = 1.5e-6 * reach_of(&ctx, &d, &x, b, c);
+                    for (t = 0; t < T; t++) {
+                        const tfb_idx at_t = (b * T + t) * C + c;
+                        CHECK(fabs((double)first[at_t] -
+                                   (double)*at_of(&x.want, b, t, c)) <= bound,
+                              "style %d, token %ld", s, (long)t);
+                    }
+                }
+            tfb_mixer_state_free(&state);
+            mixing_free(&x);
+            module_free(&d);
+            free(first), free(got);
+        }
+    tfb_ctx_free(&ctx);
+}
+
 /* What a step sums is causal: a later token changes nothing, to the bit. */
 static void direct_sums_are_causal(void) {
     const tfb_idx n = 127, late = 61;
@@ -743,6 +821,7 @@ static void what_init_refuses(void) {
     BAD("kind", o.kind = (tfb_ckconv_kind)3);
     BAD("mask", o.mask = (tfb_ckconv_mask)-1);
     BAD("method", o.method = (tfb_conv_method)9);
+    BAD("step_block", o.step_block = -1);
     BAD("layers", o.layers = TFB_CKCONV_LAYERS + 1);
     BAD("hidden", o.hidden = -1);
     BAD("cond", o.cond = -2);
@@ -815,6 +894,7 @@ static void what_kernels_refuse(void) {
     BAD(TFB_ERR_SHAPE, "0 channels", m.channels = 0);
     BAD(TFB_ERR_SHAPE, "4 axes", m.axes = 4);
     BAD(TFB_ERR_RANGE, "length[0]", m.length[0] = 1);
+    BAD(TFB_ERR_RANGE, "step_block is -2", m.step_block = -2);
     BAD(TFB_ERR_RANGE, "9 hidden layers", m.layers = 9);
     BAD(TFB_ERR_UNSUPPORTED, "causal", m.edge[1] = P);
     BAD(TFB_ERR_SHAPE, "w0.shape[1]", m.w0.shape[1]--);
@@ -968,6 +1048,7 @@ int main(void) {
     RUN(changed_parameters_are_seen);
     RUN(scratch_and_channels);
     RUN(steps_are_forward);
+    RUN(steps_by_blocks);
     RUN(direct_sums_are_causal);
     RUN(what_init_refuses);
     RUN(what_kernels_refuse);
