@@ -73,8 +73,11 @@ static KV cache with attention|tfb_kv_init_static,tfb_kv_append,tfb_kv_attention
 dynamic KV cache, all of it|'$dynamic'
 chunked forward|tfb_chunked_forward
 convolution and scans|tfb_causal_conv1d,tfb_selective_scan,tfb_ssd
+long convolution|tfb_long_conv
 QKV block with attention|'$mixer,tfb_mhsa_init'
-QKV block with Mamba|'$mixer,tfb_mamba_init,tfb_mamba_as_mixer
+QKV block with Mamba|'$mixer,'tfb_mamba_init,tfb_mamba_as_mixer
+QKV block with CKConv|'$mixer,'tfb_ckconv_init,tfb_ckconv_as_mixer
+QKV block with Hyena|'$mixer,tfb_hyena_init,tfb_hyena_as_mixer
 
 table() {
     echo "$rows" | cut -d'|' -f1 >"$work/table"
