@@ -161,9 +161,13 @@ FILENAME == ARGV[1] { row[$1] = $0; next }
     ran[$1] = 1
     if (!($1 in row)) { bad($1 " ran, and has no row"); next }
     split(row[$1], claim, ";")
-    for (i = 2; i <= NF; i++)
-        if (i != 3 && $i != claim[i])
-            bad($1 ", column " i ": README says \"" claim[i] "\", ran \"" $i "\"")
+    for (i = 2; i <= NF; i++) {
+        if (i == 3 || $i == claim[i]) continue
+        without = claim[i] # some vectors lie outside of the project
+        sub(/g/, "", without)
+        if ($i == without) print "skip support " $1 ", column " i ": no vectors here"
+        else bad($1 ", column " i ": README says \"" claim[i] "\", ran \"" $i "\"")
+    }
     n = split($3, table, " ")
     for (i = 1; i <= n; i++)
         if (index(" " claim[3] " ", " " table[i] " ") == 0) bad($1 ": no table " table[i])
