@@ -164,19 +164,19 @@ partial "parts, TFB_SMALL" gcc "-O2 -DTFB_SMALL" 0
 partial "parts, TFB_SMALL by tcc" tcc "-DTFB_SMALL" 0
 partial "parts, TFB_NO_CHECKS" gcc "-O1 -DTFB_SMALL -DTFB_NO_CHECKS" 0
 for block in ALLOC WORKERS KV_DYNAMIC; do # nothing here needs them
-    partial "TFB_NO_$block" gcc "-O0 -DTFB_SMALL -DTFB_NO_$block" 0
+    partial "TFB_NO_$block" tcc "-DTFB_SMALL -DTFB_NO_$block" 0
 done
 for block in TENSOR_OPS FN_GELU FN_SILU FN_TANH FN_EXP FN_TRIG MATMUL LINEAR PACKS GATES \
     NORMS SOFTMAX LSE ROPE ATTENTION ATTENTION_MASKS ATTENTION_WINDOWS ATTENTION_SCORES \
     ATTENTION_SEQUENCES ATTENTION_PAGES ATTENTION_QK WEIGHTS MERGE KV KV_RINGS KV_PLACES \
     KV_EDIT KV_SHIFT KV_MARKS KV_SAVE CHUNKS RANDOM MIXERS HALF; do
-    partial "TFB_NO_$block" gcc "-O0 -DTFB_SMALL -DTFB_NO_$block" 1
+    partial "TFB_NO_$block" tcc "-DTFB_SMALL -DTFB_NO_$block" 1
 done
 for block in ATTENTION KV LINEAR SCAN NORMS; do
     partial "TFB_NO_$block, all tables" clang-14 "-O0 -DTFB_NO_$block" 1
 done
 for block in PARAMS MAMBA; do # nothing here calls them
-    partial "TFB_NO_$block" gcc "-O0 -DTFB_SMALL -DTFB_NO_$block" 0
+    partial "TFB_NO_$block" tcc "-DTFB_SMALL -DTFB_NO_$block" 0
 done
 partial "the least" gcc "-O0 -DTFB_SMALL $(sed -n \
     's/^ \*   \(TFB_NO_[A-Z_]*\) .*/-D\1/p' tfblocks.h | grep -v 'CHECKS\|MESSAGES')" 1
