@@ -16293,9 +16293,10 @@ static tfb_status tfb__ckconv_after(tfb_ctx *ctx, const tfb__ckconv_run *r,
 }
 
 /* Outputs y [B, T, C] of tokens `first` .., whose rows the state has. */
-static tfb_status tfb__ckconv_outputs(tfb_ctx *ctx, const tfb_ckconv *m,
-                                      const tfb_mix *call, tfb_mixer_state *state,
-                                      tfb_idx first, const tfb_tensor *y) {
+static TFB__NOINLINE tfb_status tfb__ckconv_outputs(tfb_ctx *ctx, const tfb_ckconv *m,
+                                                    const tfb_mix *call,
+                                                    tfb_mixer_state *state, tfb_idx first,
+                                                    const tfb_tensor *y) {
     const tfb__mark mark = tfb__scratch_begin(ctx);
     const tfb_idx end = first + y->shape[1], room = tfb__ckconv_room(state, end);
     const tfb_idx P = m->step_block, B = y->shape[0], C = m->channels;
@@ -16785,8 +16786,8 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
  *   - The vectors of SVE and V have no size: no arrays, structs or sizeof of them.
  *
  * Changes
- *   0.6.0  tables for SSE2, SVE, RISC-V V, WebAssembly, Helium and 32-bit NEON, TFB_EXACT;
- *          TFB_SMALL, TFB_NO_CHECKS and a TFB_NO_ switch for each block; long
+ *   0.6.0  tables for SSE2, SVE, RISC-V V, WebAssembly, Helium and 32-bit NEON;
+ *          TFB_EXACT, TFB_SMALL, TFB_NO_CHECKS and a TFB_NO_ switch for each block; long
  *          convolutions, the CKConv and Hyena mixers
  *   0.5.0  chunked forward, tfb_scratch, causal convolution, selective scan, tfb_ssd, the
  *          QKV block with its mixers and their states, tfb_mhsa, Mamba, parameters

@@ -16,6 +16,7 @@ cp "$dir/tfblocks.h" "$work/tfblocks.h" || exit 1
 # Lines "table R V" from the header: the lists TFB__TILES of the x86 tables.
 awk '
 /^#if TFB__PASS == TFB__PASS_/ { table = tolower($4); sub(/.*_/, "", table) }
+/^#define TFB__TILES_32X16\(X\)/ { table = "avx512"; inside = 1; sub(/\(X\)/, "") }
 /^#define TFB__TILES\(X\)/ { inside = 1; sub(/\(X\)/, "") }
 inside && (table == "avx512" || table == "avx2") {
     text = $0

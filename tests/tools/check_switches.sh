@@ -18,9 +18,12 @@ result() { # name; what is wrong, if anything, stands in $work/bad
 }
 
 # A directive goes on over lines that end in a backslash. TFB__ names are private.
-sed -e ':a' -e '/\\$/{N;s/\\\n//;ba' -e '}' tfblocks.h | grep '^ *# *\(if\|elif\)' |
-    grep -o '\<TFBL\?[A-Z]*_[A-Z0-9][A-Z0-9_]*' | grep -v '^TFBLOCKS_H$' |
-    sort -u >"$work/asked"
+# TFB__HAS(X) and TFB__OPT(X, ..) ask for TFB_NO_X.
+{
+    sed -e ':a' -e '/\\$/{N;s/\\\n//;ba' -e '}' tfblocks.h |
+        grep '^ *# *\(if\|elif\)' | grep -o '\<TFBL\?[A-Z]*_[A-Z0-9][A-Z0-9_]*'
+    grep -o 'TFB__\(HAS\|OPT\)([A-Z_]*' tfblocks.h | sed 's/.*(/TFB_NO_/'
+} | grep -v '^TFBLOCKS_H$\|^TFB_NO_X\?$' | sort -u >"$work/asked"
 sed -n '/Switches, defined before/,/^ \* Contracts/p' tfblocks.h |
     grep -o 'TFBL\?[A-Z]*_[A-Z0-9_]*' | sort -u >"$work/rows"
 
