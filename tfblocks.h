@@ -6511,10 +6511,9 @@ static int tfb__isa_usable(const tfb__isa_row *row, uint32_t cpu) {
 static const tfb__kernels *tfb__isa_best(uint32_t cpu) {
     tfb__isa_row row;
     int i;
-    if (TFB__SMALL) return &tfb__kernels_scalar;
-    for (i = 0; tfb__isa_row_get(i, &row); i++)
-        if (tfb__isa_usable(&row, cpu)) break;
-    return row.kernels; /* scalar is last and always usable */
+    for (i = 0; !TFB__SMALL && tfb__isa_row_get(i, &row); i++)
+        if (tfb__isa_usable(&row, cpu)) return row.kernels;
+    return &tfb__kernels_scalar; /* the last, and always usable */
 }
 
 TFB_API const char *tfb_isa_name(const tfb_ctx *ctx) {

@@ -166,7 +166,10 @@ TFB__UNUSED static int t_comparable(const tfb__kernels *k) {
 
 /* Takes a table, if it is there and must give the bits of the others. */
 TFB__UNUSED static int t_force(tfb_ctx *ctx, const char *name) {
-    return tfb_isa_force(ctx, name) == TFB_OK && t_comparable(ctx->isa);
+    const tfb__kernels *before = ctx->isa;
+    if (tfb_isa_force(ctx, name) == TFB_OK && t_comparable(ctx->isa)) return 1;
+    ctx->isa = before;
+    return 0;
 }
 
 TFB__UNUSED static void t_ctx(tfb_ctx *ctx, t_heap *heap) { /* heap may be NULL */
