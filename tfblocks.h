@@ -68,7 +68,7 @@
  *   TFB_NO_FN_GELU, TFB_NO_FN_SILU (and sigmoid), TFB_NO_FN_TANH, TFB_NO_FN_EXP (exp,
  *                            exp2, log, erf, softplus), TFB_NO_FN_TRIG (sin, cos, compat
  *                            of rope): those of tfb_map and activations   of SILU, EXP:
- *                            MAMBA, HYENA; of TRIG: HYENA
+ *                            MAMBA, HYENA; of GELU, TRIG: HYENA
  *   TFB_NO_MATMUL            tfb_matmul
  *   TFB_NO_LINEAR            tfb_linear                                PACKS, MIXERS
  *   TFB_NO_PACKS             packed weights                            MIXERS
@@ -194,7 +194,8 @@
 #define TFB_NO_LONG_CONV
 #endif
 #if (defined(TFB_NO_MIXERS) || defined(TFB_NO_LONG_CONV) || defined(TFB_NO_NORMS) ||     \
-     defined(TFB_NO_FN_TRIG) || defined(TFB_NO_FN_EXP) || defined(TFB_NO_FN_SILU)) &&    \
+     defined(TFB_NO_FN_GELU) || defined(TFB_NO_FN_TRIG) || defined(TFB_NO_FN_EXP) ||     \
+     defined(TFB_NO_FN_SILU)) &&                                                         \
     !defined(TFB_NO_HYENA)
 #define TFB_NO_HYENA
 #endif
