@@ -5,7 +5,7 @@ TORCH   = /usr/bin/python3
 CFLAGS  = -std=c99 -O1 -g1
 WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef \
           -Wcast-qual -Wstrict-prototypes -Wdouble-promotion -Wvla -Werror
-LINKED  = -DTFB__TABLES=2
+LINKED  = -DTFB__TABLES=2 -DTFB_STATIC # what a test does not call is not compiled
 SANE    = -std=c99 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
 
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \

@@ -1740,10 +1740,20 @@ TFB_API tfb_status tfb_hyena_init(tfb_ctx *ctx, tfb_hyena *m, const tfb_hyena_op
 #include <arm_mve.h>
 #endif
 
-/* Helpers of what is left out are unused; compilers drop them. */
-#if TFB__GNU && (TFB__SMALL || TFB__PARTIAL)
-#pragma GCC diagnostic ignored "-Wunused-function"
+/* Test programs are many and tables slow to compile: with TFB__TABLES 1 an object offers
+ * its tables, with 2 it takes those of such an object. */
+#ifndef TFB__TABLES
+#define TFB__TABLES 0
 #endif
+
+/* Helpers of what is left out are unused; compilers drop them. gcc 12 forgets this where
+ * macros begin and end regions of other warnings, so that section 12 says it again. */
+#if TFB__GNU && (TFB__SMALL || TFB__PARTIAL || TFB__TABLES == 2)
+#define TFB__LEFTOVERS _Pragma("GCC diagnostic ignored \"-Wunused-function\"")
+#else
+#define TFB__LEFTOVERS
+#endif
+TFB__LEFTOVERS
 
 /* No contraction anywhere: a fused operation is one that the source names. */
 #if defined(__clang__)
@@ -2105,9 +2115,9 @@ TFB_API void tfb_ctx_free(tfb_ctx *ctx) {
 }
 
 /* --- Threads: the pool hands out indices under a lock; pieces are large. --- */
-#ifdef TFB_PTHREADS
 #define TFB__POOL_MAX 256
 
+#ifdef TFB_PTHREADS
 typedef struct tfb__pool {
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
@@ -2225,14 +2235,8 @@ static tfb__pool *tfb__pool_begin(tfb_ctx *ctx, int n, int spin) {
     return p;
 }
 
-TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
+static tfb_status tfb__pool_set(tfb_ctx *ctx, int n, int spin) {
     tfb__pool *p = NULL;
-    TFB__ENTER(ctx);
-    TFB__REQUIRE(n >= 1 && n <= TFB__POOL_MAX, ctx, TFB_ERR_ARG,
-                 "tfb_ctx_threads: n is %d, must be 1 to %d", (tfb_idx)n,
-                 (tfb_idx)TFB__POOL_MAX);
-    TFB__REQUIRE(spin >= 0, ctx, TFB_ERR_ARG, "tfb_ctx_threads: spin is %d, must be >= 0",
-                 (tfb_idx)spin);
     if (n > 1 && !ctx->measuring) {
         p = tfb__pool_begin(ctx, n, spin);
         TFB__REQUIRE(p, ctx, TFB_ERR_MEMORY, "tfb_ctx_threads: no memory or no threads");
@@ -2246,14 +2250,23 @@ TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
     return TFB_OK;
 }
 #else
-TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
+static tfb_status tfb__pool_set(tfb_ctx *ctx, int n, int spin) {
     (void)spin;
-    TFB__ENTER(ctx);
     TFB__REQUIRE(n == 1, ctx, TFB_ERR_UNSUPPORTED,
                  "tfb_ctx_threads: built without TFB_PTHREADS");
     return TFB_OK;
 }
 #endif
+
+TFB_API tfb_status tfb_ctx_threads(tfb_ctx *ctx, int n, int spin) {
+    TFB__ENTER(ctx);
+    TFB__REQUIRE(n >= 1 && n <= TFB__POOL_MAX, ctx, TFB_ERR_ARG,
+                 "tfb_ctx_threads: n is %d, must be 1 to %d", (tfb_idx)n,
+                 (tfb_idx)TFB__POOL_MAX);
+    TFB__REQUIRE(spin >= 0, ctx, TFB_ERR_ARG, "tfb_ctx_threads: spin is %d, must be >= 0",
+                 (tfb_idx)spin);
+    return tfb__pool_set(ctx, n, spin);
+}
 
 static int tfb__workers(const tfb_ctx *ctx) {
     return TFB__OPT(WORKERS, ctx->workers) > 1 ? ctx->workers : 1;
@@ -2645,9 +2658,9 @@ static tfb_status tfb__new_bytes(tfb_ctx *ctx, const char *fn, const tfb_tensor 
                                  tfb_dtype dtype, int ndim, const tfb_idx *shape,
                                  size_t *bytes) {
     int i;
+    *bytes = tfb_dtype_size(dtype);
     TFB__REQUIRE(t && (shape || !ndim), ctx, TFB_ERR_ARG, "%s: %s is NULL", fn,
                  t ? "shape" : "t");
-    *bytes = tfb_dtype_size(dtype);
     TFB__REQUIRE(*bytes && !(TFB__PACKS & TFB__MASK(dtype)), ctx, TFB_ERR_DTYPE,
                  "%s: dtype is %d", fn, (tfb_idx)dtype);
     TFB__REQUIRE(ndim >= 0 && ndim <= TFB_MAX_DIMS, ctx, TFB_ERR_SHAPE, "%s: ndim is %d",
@@ -3235,12 +3248,6 @@ static void tfb__trig_large(float x, float *sine, float *cosine);
 #define TFB__REGION_END                                                                  \
     TFB__PRAGMA(GCC diagnostic pop)                                                      \
     TFB__PRAGMA(GCC pop_options)
-#endif
-
-/* Test programs are many and tables slow to compile: with TFB__TABLES 1 an object offers
- * its tables, with 2 it takes those of such an object. */
-#ifndef TFB__TABLES
-#define TFB__TABLES 0
 #endif
 
 #if TFB__X86 && TFB__TABLES != 2
@@ -6423,14 +6430,16 @@ static void TFB__FN(spectrum)(const tfb__spectrum *s) {
 
 #endif
 
-#if TFB__PASS != TFB__PASS_SCALAR && TFB__TABLES
+#if TFB__TABLES
 extern const tfb__kernels TFB__FN(kernels);
-const tfb__kernels TFB__FN(kernels) = {
+#define TFB__TABLE
 #else
-static const tfb__kernels TFB__FN(kernels) = {
+#define TFB__TABLE static
 #endif
+#if TFB__TABLES != 2
 #define TFB__STRING2(x) #x
 #define TFB__STRING(x)  TFB__STRING2(x)
+TFB__TABLE const tfb__kernels TFB__FN(kernels) = {
     TFB__STRING(TFB__SUFFIX),
     TFB__FUSED,
 #if !TFB__SMALL
@@ -6463,6 +6472,8 @@ static const tfb__kernels TFB__FN(kernels) = {
 };
 #undef TFB__STRING
 #undef TFB__STRING2
+#endif
+#undef TFB__TABLE
 
 #if TFB__OPTIMISED
 #pragma GCC pop_options
@@ -6473,6 +6484,7 @@ static const tfb__kernels TFB__FN(kernels) = {
 
 /* ===== [12] DISPATCH ================================================================ */
 /* The table is a field of the context, chosen when it is initialised. */
+TFB__LEFTOVERS
 
 typedef struct tfb__isa_row {
     const char *name;
@@ -7646,7 +7658,7 @@ static tfb_status tfb__linear_pack(tfb_ctx *ctx, const tfb_tensor *w, const tfb_
         const size_t need = tfb_pack_bytes(g->N, g->K, g->w.dtype);
         tfb_tensor bytes = tfb_view1(w->data, TFB_U8, (tfb_idx)need);
         tfb_dtype dtype = TFB_F32;
-        tfb_idx n, k;
+        tfb_idx n = 0, k = 0;
         TFB__REQUIRE((uintptr_t)w->data % 4 == 0, ctx, TFB_ERR_ARG,
                      "%s: w.data is not aligned to 4", fn);
         TFB__TRY(tfb__pack_check(ctx, fn, w->data, &n, &k, &dtype));
@@ -12062,6 +12074,12 @@ static float *tfb__place4(const tfb_tensor *t, tfb_idx i, tfb_idx j, tfb_idx k,
     return t->data ? (float *)t->data + tfb__at4(t, i, j, k, l) : NULL;
 }
 
+/* Packs and cached rows are little-endian: their numbers become this machine's. */
+static void tfb__from_little(float *p, tfb_idx n) {
+    tfb_idx i;
+    for (i = 0; TFB__BIG_ENDIAN && i < n; i++) p[i] = tfb__load_le(p + i);
+}
+
 /* panel[j * 16 + i] = x[i * ls + j * ks] for i < n <= 16, j < k; other lanes are +0. */
 static void tfb__panel_in(const tfb__kernels *isa, const float *x, tfb_idx ls, tfb_idx ks,
                           tfb_idx k, tfb_idx n, float *panel) {
@@ -12077,8 +12095,7 @@ static void tfb__panel_in(const tfb__kernels *isa, const float *x, tfb_idx ls, t
         memcpy((void *)(panel + i * TFB__PANEL), (const void *)(x + i * ks), row);
     if (i == k) return;
     TFB__KERNEL(isa, pack)(&from, k, n, TFB__PANEL, panel);
-    for (i = 0; TFB__BIG_ENDIAN && i < k * TFB__PANEL; i++)
-        panel[i] = tfb__load_le(panel + i); /* packs are little-endian */
+    tfb__from_little(panel, k * TFB__PANEL);
 }
 
 /* A row of 16: n values from e on of a vector [E] or of row h of [H, P]; zeros if there
@@ -16130,19 +16147,28 @@ typedef struct tfb__ckconv_job {
     tfb_idx from;        /* the row that the sums begin with; t counts from there */
 } tfb__ckconv_job;
 
+/* Rows t, t + 1 .. of a sample that lie side by side: how many, at most `most`, and the
+ * values of the first. */
+static tfb_idx tfb__ckconv_stored(const tfb_kv *store, tfb_idx b, tfb_idx t, tfb_idx most,
+                                  const float **values) {
+    const tfb_kv_layer *l = store->layer;
+    char *key, *value;
+    const tfb_idx rows = tfb__kv_find(store, l, l->row + b, 0, t, &key, &value);
+    *values = (const float *)(void *)value;
+    return TFB__MIN(rows, most);
+}
+
 /* The rows of a sample from the first on, n channels from c on. */
 static void tfb__ckconv_past(const tfb__ckconv_job *j, tfb_idx b, tfb_idx c, tfb_idx n,
                              float *panel) {
-    const tfb_kv_layer *l = j->store->layer;
-    const tfb_idx C = l->shape.v_dim;
+    const tfb_idx all = j->s.n[2], C = j->store->layer->shape.v_dim;
+    const float *values;
     tfb_idx t, rows;
-    for (t = 0; t < j->s.n[2]; t += rows) {
-        char *key, *value;
-        rows = tfb__kv_find(j->store, l, l->row + b, 0, j->from + t, &key, &value);
-        rows = TFB__MIN(rows, j->s.n[2] - t);
-        tfb__panel_in(j->s.isa, (const float *)(void *)value + c, 1, C, rows, n,
-                      panel + t * TFB__PANEL);
+    for (t = 0; t < all; t += rows) {
+        rows = tfb__ckconv_stored(j->store, b, j->from + t, all - t, &values);
+        tfb__panel_in(j->s.isa, values + c, 1, C, rows, n, panel + t * TFB__PANEL);
     }
+    tfb__from_little(panel, all * TFB__PANEL);
 }
 
 /* Some outputs from place t on of all rows so far, into m->y. */
@@ -16237,8 +16263,7 @@ static tfb_status tfb__ckconv_before(tfb_ctx *ctx, tfb_mixer_state *state, tfb_i
                                      tfb_idx all, const tfb_tensor *taps, tfb_idx b,
                                      tfb_idx c) {
     const tfb__mark mark = tfb__scratch_begin(ctx);
-    const tfb_kv_layer *l = state->kv.layer;
-    const tfb_idx n = taps->shape[1], C = l->shape.v_dim;
+    const tfb_idx n = taps->shape[1], C = state->kv.layer->shape.v_dim;
     const size_t bytes = (size_t)n * sizeof(float);
     tfb_tensor k = *taps, x = tfb_view3(NULL, TFB_F32, 1, all, n);
     float *row = (float *)tfb__take(ctx, all, bytes);
@@ -16252,15 +16277,16 @@ static tfb_status tfb__ckconv_before(tfb_ctx *ctx, tfb_mixer_state *state, tfb_i
     k.shape[0] = TFB__MIN(k.shape[0], all);
     x.data = row;
     for (t = 0; status == TFB_OK && !ctx->measuring && t < base; t += rows) {
-        char *key, *value;
-        rows = tfb__kv_find(&state->kv, l, l->row + b, 0, t, &key, &value);
-        rows = TFB__MIN(rows, base - t);
+        const float *values;
+        rows = tfb__ckconv_stored(&state->kv, b, t, base - t, &values);
         for (i = 0; i < rows; i++)
-            memcpy((void *)(row + (t + i) * n), (const float *)(void *)value + i * C + c,
+            memcpy((void *)(row + (t + i) * n), (const void *)(values + i * C + c),
                    bytes);
     }
-    if (status == TFB_OK && !ctx->measuring)
+    if (status == TFB_OK && !ctx->measuring) {
+        tfb__from_little(row, base * n);
         memset((void *)(row + base * n), 0, (size_t)(all - base) * bytes);
+    }
     if (status == TFB_OK) status = tfb_long_conv(ctx, &x, &k, &o, &x);
     for (t = base; status == TFB_OK && !ctx->measuring && t < all; t++)
         memcpy((void *)((float *)state->carried[1].data + c + (t - base) * C +

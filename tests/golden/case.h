@@ -32,6 +32,17 @@ static void case_free(ref_case *c) {
     while (c->tensors > 0) free(c->tensor[--c->tensors].t.data);
 }
 
+/* What a little-endian file holds becomes this machine's. */
+static void case_from_little(char *p, size_t n, size_t bytes) {
+    size_t i, j;
+    for (i = 0; TFB__BIG_ENDIAN && i < n; i++, p += bytes)
+        for (j = 0; j < bytes / 2; j++) {
+            const char c = p[j];
+            p[j] = p[bytes - 1 - j];
+            p[bytes - 1 - j] = c;
+        }
+}
+
 /* n numbers of the tensor's dtype from text or from a raw file. */
 static int case_data(case_tensor *e, size_t n, FILE *text, const char *dir,
                      const char *file) {
@@ -55,6 +66,7 @@ static int case_data(case_tensor *e, size_t n, FILE *text, const char *dir,
     got = fread(e->t.data, bytes, n, f);
     if (fread(&more, 1, 1, f)) got = n + 1;
     fclose(f);
+    case_from_little((char *)e->t.data, n, bytes);
     return got == n ? 0 : -1;
 }
 

@@ -51,7 +51,7 @@ build_tables() {
     tables=
     case $compiler in tcc*) return 0 ;; esac
     compile "$work/tables.o" -O2 -c tests/tables.c || return 1
-    tables="-DTFB__TABLES=2"
+    tables="-DTFB__TABLES=2 -DTFB_STATIC"
 }
 
 source_of() {

@@ -448,6 +448,9 @@ static void workers(void) {
     static const int counts[] = {1, 2, 5};
     tfb_ctx ctx;
     int it, i;
+#ifndef TFB_PTHREADS
+    SKIP("there are no threads here");
+#endif
     t_ctx(&ctx, NULL);
     for (it = 0; it < 6; it++) {
         call c = call_of(t_int(1, 3), 6, 3, t_int(1, 130), t_int(1, 150), 9, 11);
