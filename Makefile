@@ -6,7 +6,8 @@ CFLAGS  = -std=c99 -O1 -g1
 WARN    = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wundef \
           -Wcast-qual -Wstrict-prototypes -Wdouble-promotion -Wvla -Werror
 LINKED  = -DTFB__TABLES=2 -DTFB_STATIC # what a test does not call is not compiled
-SANE    = -std=c99 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
+FMA    := $(shell grep -qw fma /proc/cpuinfo 2>/dev/null && echo -mfma) # else it is slow
+SANE    = -std=c99 -O1 -g1 $(FMA) -fsanitize=address,undefined -fno-sanitize-recover=all
 
 TESTS   = $(sort $(notdir $(basename $(wildcard tests/unit/test_*.c tests/isa/test_*.c \
           tests/golden/test_*.c tests/fuzz/test_*.c))))

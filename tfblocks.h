@@ -14906,6 +14906,7 @@ TFB_API tfb_status tfb_mamba_init(tfb_ctx *ctx, tfb_mamba *m, const tfb_mamba_op
 static tfb_status tfb__flat_view(tfb_ctx *ctx, const char *name, const tfb_tensor *t,
                                  tfb_tensor *out) {
     tfb_tensor heads;
+    memset((void *)&heads, 0, sizeof heads);
     TFB__TRY(tfb__heads_view(ctx, name, t, 1, &heads));
     *out = tfb_view3(heads.data, TFB_F32, heads.shape[0], heads.shape[2], heads.shape[3]);
     out->stride[0] = heads.stride[0];

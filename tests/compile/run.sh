@@ -93,7 +93,7 @@ gcc -std=gnu17 -O3 -march=native -ffp-contract=fast
 gcc -std=c2x -O1 LINKED
 clang-14 -std=c99 -O3 -DTFB_PTHREADS LINKED
 clang-14 -std=c11 -O1 LINKED
-clang-14 -std=gnu17 -O2 -march=native
+clang-14 -std=gnu17 -O2 -march=native LINKED
 clang-14 -std=c2x -O0 LINKED
 clang-19 -std=c99 -O2
 clang-19 -std=c11 -Os -march=native LINKED
@@ -119,8 +119,8 @@ while read -r compiler flags; do
 done <<'LIST'
 gcc -Os -DTFB_NO_MESSAGES -DTFB_NO_STDLIB
 gcc -O1 -DTFB_SCALAR
-clang-14 -O1 -DTFB_SOFT_FMA -march=native
-clang-19 -O0 -DTEST_TWICE
+clang-14 -O1 -DTFB_SOFT_FMA -march=native -DTFB_SCALAR
+clang-19 -O0 -DTEST_TWICE -DTFB_SCALAR
 tcc -DTEST_TWICE
 LIST
 
@@ -176,7 +176,7 @@ for block in TENSOR_OPS FN_GELU FN_SILU FN_TANH FN_EXP FN_TRIG MATMUL LINEAR PAC
     KV_EDIT KV_SHIFT KV_MARKS KV_SAVE CHUNKS RANDOM MIXERS HALF; do
     partial "TFB_NO_$block" tcc "-DTFB_SMALL -DTFB_NO_$block" 1
 done
-for block in ATTENTION KV LINEAR SCAN NORMS; do
+for block in ATTENTION LINEAR SCAN; do
     partial "TFB_NO_$block, all tables" clang-14 "-O0 -DTFB_NO_$block" 1
 done
 for block in PARAMS MAMBA; do # nothing here calls them
@@ -238,7 +238,7 @@ units clang-19 "clang-19 gcc clang++-14"
 units tcc tcc # its objects need its own library
 
 # --- TFB_STATIC in both files of a program. ---
-for c in gcc "clang-19 -DTFB_SCALAR" tcc; do
+for c in "gcc -DTFB_SCALAR" "clang-19 -DTFB_SCALAR" tcc; do
     name="static twice by $c"
     usable "$name" ${c%% *} "" || continue
     build "$name" $c -I. $(options $c) $here/static_a.c $here/static_b.c \
@@ -260,10 +260,10 @@ place() { # name, compiler, flags, the header as included, TFB_SELF or nothing
     } >"$work/main/main.c"
     try "$1 by $2" "$2" "$3" "$work/main/main.c"
 }
-for c in gcc clang-14 tcc; do
+for c in gcc tcc; do
     place "renamed, relative path" $c -O0 '"../x/y.h"' '"y.h"'
 done
-for c in clang++-19 tcc; do
+for c in clang++-19 tcc; do # with all tables: their passes include the file anew
     place "renamed, -I" $c "-O0 -I$work/x" '<y.h>' '"y.h"'
     place "relative path" $c -O0 '"../z/tfblocks.h"' ""
 done

@@ -1,5 +1,6 @@
 #!/bin/sh
-# A sample of the mutants of mutants.py, the same ones each time, for about a minute.
+# A sample of the mutants of mutants.py, the same ones for the same header. So few say
+# little of the score, whose floor `make mutants` has: here half of them is enough.
 
 cd "$(dirname "$0")/../.." || exit 1
 for needed in tcc python3; do
@@ -8,4 +9,4 @@ for needed in tcc python3; do
         exit 0
     fi
 done
-exec python3 tests/tools/mutants.py --number 60 --seed 1 --seconds 50 --quick
+exec python3 tests/tools/mutants.py --number 12 --seed 1 --floor 50 --quick

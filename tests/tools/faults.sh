@@ -24,7 +24,7 @@ source_of() {
 
 # Builds a test against the header in $work: compiler, test.
 build() {
-    $1 -O0 -I"$work" "$(source_of "$2")" -o "$work/$2" -lm >"$work/log" 2>&1
+    $1 -O0 -DTFB_STATIC -I"$work" "$(source_of "$2")" -o "$work/$2" -lm >"$work/log" 2>&1
 }
 
 # Without the passes of other x86 tables a build takes a third of the time.
