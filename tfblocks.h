@@ -16014,9 +16014,10 @@ typedef struct tfb__ckconv_run {
     tfb_tensor film, h; /* [B, layers 2 M]; hidden rows of the sample; ndim 0: none */
     float *made;
     tfb_idx width, samples; /* channels of a block; samples that share a kernel */
+    tfb_idx room;           /* of a step: taps that scratch is taken for; else 0 */
 } tfb__ckconv_run;
 
-/* Takes scratch, which the caller gives back; a step takes it for `room` taps. */
+/* Takes scratch, which the caller gives back. */
 static tfb_status tfb__ckconv_begin(tfb_ctx *ctx, const tfb_ckconv *m,
                                     const tfb_mix *call, const tfb_idx *spatial,
                                     tfb_idx room, tfb__ckconv_run *r) {
@@ -16024,6 +16025,7 @@ static tfb_status tfb__ckconv_begin(tfb_ctx *ctx, const tfb_ckconv *m,
     const tfb_idx B = call->y->shape[0], M = m->w_out.shape[1];
     memset((void *)r, 0, sizeof *r);
     r->m = m;
+    r->room = room;
     r->width = m->channels;
     r->samples = B;
     TFB__TRY(tfb__ckconv_grid_of(ctx, fn, m, spatial, m->axes, &r->g));
@@ -16220,9 +16222,9 @@ static tfb_idx tfb__ckconv_room(const tfb_mixer_state *state, tfb_idx all) {
 
 /* The outputs y of samples b .. and channels c .. with these taps. */
 static tfb_status tfb__ckconv_next(tfb_ctx *ctx, const tfb__ckconv_run *r,
-                                   const tfb_mixer_state *state, tfb_idx room,
-                                   const tfb_tensor *k, tfb_idx b, tfb_idx c,
-                                   tfb_idx first, const tfb_tensor *y) {
+                                   const tfb_mixer_state *state, const tfb_tensor *k,
+                                   tfb_idx b, tfb_idx c, tfb_idx first,
+                                   const tfb_tensor *y) {
     const tfb__mark mark = tfb__scratch_begin(ctx);
     const tfb_idx T = y->shape[1], C = y->shape[2], P = r->m->step_block;
     tfb__ckconv_job j;
@@ -16241,7 +16243,7 @@ static tfb_status tfb__ckconv_next(tfb_ctx *ctx, const tfb__ckconv_run *r,
     j.s.n[2] = j.t + T;
     j.s.taps[2] = TFB__MIN(k->shape[0], j.s.n[2]);
     j.s.k.shape[3] = j.s.taps[2];
-    j.s.places = P ? P : room;
+    j.s.places = P ? P : r->room;
     j.s.all_taps = r->m->kind == TFB_CKCONV_TAPS && !P ? k->shape[0] : j.s.places;
     if (r->m->shortcut.ndim) {
         j.s.shortcut = r->m->shortcut;
@@ -16297,19 +16299,18 @@ static tfb_status tfb__ckconv_before(tfb_ctx *ctx, tfb_mixer_state *state, tfb_i
 }
 
 /* Outputs y [samples, T, n] from token `first` on, samples b .., channels c ..; where
- * steps have blocks, of one block, for which there are taps up to row `all`. */
+ * steps have blocks, of one block. */
 static tfb_status tfb__ckconv_after(tfb_ctx *ctx, const tfb__ckconv_run *r,
                                     tfb_mixer_state *state, const tfb_tensor *k,
-                                    tfb_idx first, tfb_idx all, tfb_idx b, tfb_idx c,
-                                    tfb_tensor *y) {
+                                    tfb_idx first, tfb_idx b, tfb_idx c, tfb_tensor *y) {
     const tfb_idx P = r->m->step_block, base = P ? first / P * P : 0;
+    const tfb_idx all = TFB__MIN(base + P, r->room);
     const tfb_tensor *carried = &state->carried[1];
-    const tfb_idx room = tfb__ckconv_room(state, all);
     tfb_tensor before = *y;
     tfb_idx i;
     for (i = b; base && first == base && i < b + y->shape[0]; i++)
         TFB__TRY(tfb__ckconv_before(ctx, state, base, all, k, i, c));
-    TFB__TRY(tfb__ckconv_next(ctx, r, state, room, k, b, c, first, y));
+    TFB__TRY(tfb__ckconv_next(ctx, r, state, k, b, c, first, y));
     if (!base) return TFB_OK;
     before.data = (float *)carried->data + b * carried->stride[0] +
                   (first - base) * r->m->channels + c;
@@ -16319,7 +16320,24 @@ static tfb_status tfb__ckconv_after(tfb_ctx *ctx, const tfb__ckconv_run *r,
     return tfb_add(ctx, y, &before, y);
 }
 
-/* Outputs y [B, T, C] of tokens `first` .., whose rows the state has. */
+/* All of a call, block after block. */
+static tfb_status tfb__ckconv_blocks(tfb_ctx *ctx, const tfb__ckconv_run *r,
+                                     tfb_mixer_state *state, const tfb_tensor *k,
+                                     tfb_idx first, tfb_idx b, tfb_idx c,
+                                     const tfb_tensor *y) {
+    const tfb_idx P = r->m->step_block, T = y->shape[1];
+    tfb_tensor out = *y;
+    tfb_idx t;
+    for (t = 0; t < T; t += out.shape[1]) {
+        out.shape[1] = P ? TFB__MIN(T - t, P - (first + t) % P) : T;
+        if (y->data) out.data = (float *)y->data + t * y->stride[1];
+        TFB__TRY(tfb__ckconv_after(ctx, r, state, k, first + t, b, c, &out));
+    }
+    return TFB_OK;
+}
+
+/* Outputs y [B, T, C] of tokens `first` .., whose rows the state has: with taps up to the
+ * last of them, or to the end of its block. */
 static TFB__NOINLINE tfb_status tfb__ckconv_outputs(tfb_ctx *ctx, const tfb_ckconv *m,
                                                     const tfb_mix *call,
                                                     tfb_mixer_state *state, tfb_idx first,
@@ -16327,7 +16345,7 @@ static TFB__NOINLINE tfb_status tfb__ckconv_outputs(tfb_ctx *ctx, const tfb_ckco
     const tfb__mark mark = tfb__scratch_begin(ctx);
     const tfb_idx end = first + y->shape[1], room = tfb__ckconv_room(state, end);
     const tfb_idx P = m->step_block, B = y->shape[0], C = m->channels;
-    const tfb_idx all = P ? TFB__MIN(first / P * P + P, room) : end;
+    const tfb_idx all = P ? TFB__MIN((end - 1) / P * P + P, room) : end;
     tfb__ckconv_run r;
     tfb_status status = tfb__ckconv_begin(ctx, m, call, &all, room, &r);
     tfb_idx b, c, n;
@@ -16340,7 +16358,7 @@ static TFB__NOINLINE tfb_status tfb__ckconv_outputs(tfb_ctx *ctx, const tfb_ckco
             k.ndim = 0;
             status = tfb__ckconv_view(ctx, &r, b, c, n, &k);
             if (status == TFB_OK)
-                status = tfb__ckconv_after(ctx, &r, state, &k, first, all, b, c, &out);
+                status = tfb__ckconv_blocks(ctx, &r, state, &k, first, b, c, &out);
         }
     }
     return tfb__scratch_end(ctx, mark, status);
@@ -16351,9 +16369,8 @@ static tfb_status tfb__ckconv_advance(tfb_ctx *ctx, const tfb_ckconv *m,
                                       const tfb_mix *call, tfb_mixer_state *state,
                                       const tfb_tensor *x, tfb_tensor *y) {
     static const float zero = 0;
-    const tfb_idx B = x->shape[0], T = x->shape[1], P = m->step_block;
-    tfb_tensor key = tfb_view4(&zero, TFB_F32, B, 1, T, 1), value = key, out = *y;
-    tfb_idx t, n;
+    const tfb_idx B = x->shape[0], T = x->shape[1];
+    tfb_tensor key = tfb_view4(&zero, TFB_F32, B, 1, T, 1), value = key;
     key.stride[0] = key.stride[1] = key.stride[2] = 0;
     value.data = x->data;
     value.shape[3] = m->channels;
@@ -16361,14 +16378,7 @@ static tfb_status tfb__ckconv_advance(tfb_ctx *ctx, const tfb_ckconv *m,
     value.stride[2] = x->stride[1];
     value.stride[3] = x->stride[2];
     TFB__TRY(tfb_kv_append(ctx, &state->kv, 0, &key, &value));
-    for (t = 0; t < T; t += n) {
-        const tfb_idx first = state->tokens + t;
-        n = P ? TFB__MIN(T - t, P - first % P) : T;
-        out.shape[1] = n;
-        if (y->data) out.data = (float *)y->data + t * y->stride[1];
-        TFB__TRY(tfb__ckconv_outputs(ctx, m, call, state, first, &out));
-    }
-    return TFB_OK;
+    return T ? tfb__ckconv_outputs(ctx, m, call, state, state->tokens, y) : TFB_OK;
 }
 
 /* --- The CKConv mixer: its table. --- */

@@ -2,7 +2,8 @@
 # Runs every fuzz target with libFuzzer, starting from its corpus, for SECONDS in all, as
 # many at a time as there are processors. Prints "ok fuzz_x: N runs" or what was found,
 # which stays in build/fuzz. Arguments: SECONDS (180), then names of targets (all).
-# SECONDS of 0 runs nothing, but makes the corpora anew from the inputs in build/fuzz.
+# FUZZ_SEED (1) gives other inputs. SECONDS of 0 runs nothing, but makes the corpora anew
+# from the inputs in build/fuzz.
 
 cd "$(dirname "$0")/../.." || exit 1
 seconds=${1:-180}
@@ -49,8 +50,9 @@ prepare() { # target: a program of its name, a folder of inputs
 
 fuzz() { # target, seconds
     prepare "$1" || return 1
-    "$dir/bin/$1/$1" -max_total_time="$2" -max_len=220 -timeout=30 -print_final_stats=1 \
-        -artifact_prefix="$dir/$1-" "$dir/${1#fuzz_}" >"$dir/$1.log" 2>&1
+    "$dir/bin/$1/$1" -seed="${FUZZ_SEED:-1}" -max_total_time="$2" -max_len=220 \
+        -timeout=30 -print_final_stats=1 -artifact_prefix="$dir/$1-" \
+        "$dir/${1#fuzz_}" >"$dir/$1.log" 2>&1
     status=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: //p' "$dir/$1.log")
     if [ $status = 0 ] && [ -n "$runs" ]; then

@@ -36,7 +36,7 @@ TEMPLATES = re.compile(r"^tfb__tile[_ ]")
 # Programs whose long tests reach what no other test does.
 LONG = ["test_mixer_states", "test_mixers", "test_scan", "test_attention_options",
         "test_kv_save"]
-SEEN = re.compile(r"_(%s|neon)$" % "|".join(TABLES))
+SEEN = re.compile(r"_(%s|sse2|neon)$" % "|".join(TABLES))
 
 
 def run(command, **more):
