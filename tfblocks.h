@@ -3029,14 +3029,15 @@ typedef struct tfb__kernels {
 #endif
 } tfb__kernels;
 
-#define TFB__BLOCK      256  /* k per chain of fma: CONTRACT section 3 */
-#define TFB__PANEL      16   /* output columns of a panel of packed weights */
-#define TFB__LANES      16   /* virtual lanes of a row reduction: CONTRACT section 4 */
-#define TFB__KT         64   /* keys of a tile: CONTRACT section 5 */
-#define TFB__KS         1024 /* keys of a split */
-#define TFB__ROWS       64   /* query rows an attention block holds at most */
-#define TFB__MIXED_ROWS 16   /* of them that go together where some keys are hidden */
-#define TFB__ALL_SEEN   (~(uint64_t)0)
+#define TFB__BLOCK          256 /* k per chain of fma: CONTRACT section 3 */
+#define TFB__PANEL          16  /* output columns of a panel of packed weights */
+#define TFB__PANEL_COUNT(n) (((n) + TFB__PANEL - 1) / TFB__PANEL)
+#define TFB__LANES          16 /* virtual lanes of a row reduction: CONTRACT section 4 */
+#define TFB__KT             64 /* keys of a tile: CONTRACT section 5 */
+#define TFB__KS             1024 /* keys of a split */
+#define TFB__ROWS           64   /* query rows an attention block holds at most */
+#define TFB__MIXED_ROWS     16   /* of them that go together where some keys are hidden */
+#define TFB__ALL_SEEN       (~(uint64_t)0)
 
 #define TFB__SKINNY    8  /* rows of A up to which nothing is gained by keeping panels */
 #define TFB__TILE_MOST 24 /* vectors of a tile at most */
@@ -4840,7 +4841,7 @@ TFB__INLINE void TFB__FN(tile)(const tfb__mm *t, tfb_idx row, tfb_idx vec, const
 static void TFB__FN(copy_rows)(const tfb__mm *t) {
     const tfb__source *from = &t->source;
     const tfb_idx size = from->dtype == TFB_F32 ? 4 : 2, ks = from->k_stride;
-    const tfb_idx end = (t->cols + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    const tfb_idx end = TFB__PANEL_COUNT(t->cols) * TFB__PANEL;
     tfb_idx k, c;
     for (k = 0; k < t->k; k++) {
         float *to = t->b + k * TFB__PANEL;
@@ -4946,7 +4947,7 @@ TFB__SKINNY_8(TFB__SKINNY_DEFINE)
 /* Strips of as many rows as a tile holds, evened out; each tile takes what it can of a
  * strip, the widest first, but three vectors of four would leave a thin one. */
 static void TFB__FN(mm)(const tfb__mm *t) {
-    const tfb_idx vecs = (t->cols + TFB__PANEL - 1) / TFB__PANEL * (TFB__PANEL / TFB__VW);
+    const tfb_idx vecs = TFB__PANEL_COUNT(t->cols) * (TFB__PANEL / TFB__VW);
     tfb_idx row = 0, rows;
     int staged = t->staged;
     /* 16-bit panels, or rows of a multiple of their width, are read as they are while
@@ -5279,7 +5280,7 @@ static void TFB__FN(attn_scores_cached)(const tfb__attn *a, tfb__attn_state *w,
     tfb__mm mm;
     whole.n -= lane;
     whole.k -= lane * size;
-    whole.len = (run->len + lane + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    whole.len = TFB__PANEL_COUNT(run->len + lane) * TFB__PANEL;
     memset((void *)&mm, 0, sizeof mm);
     mm.ahead = tfb__attn_ahead(a, w, run, 0);
     mm.source.x = whole.k;
@@ -5307,7 +5308,7 @@ static void TFB__FN(attn_scores_cached)(const tfb__attn *a, tfb__attn_state *w,
         mm.rows = w->rows;
         if (mixed) mm.rows = tfb__attn_strip(w, r, &whole, &c0, &c1);
         c0 = c0 / TFB__PANEL * TFB__PANEL;
-        mm.cols = (c1 - c0 + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+        mm.cols = TFB__PANEL_COUNT(c1 - c0) * TFB__PANEL;
         mm.a = w->q + r * D;
         mm.b = in_place ? (float *)(void *)whole.k + c0 * D : w->keys + c0 * D;
         mm.s = mm.y = w->s + r * TFB__KT + at + c0;
@@ -7097,7 +7098,7 @@ static float *tfb__task_range(tfb__task *t, tfb_idx n0, tfb_idx n1, float *s,
         mm->bps = TFB__PANEL;
     }
     if (mm->staged) {
-        const tfb_idx panels = (mm->cols + TFB__PANEL - 1) / TFB__PANEL;
+        const tfb_idx panels = TFB__PANEL_COUNT(mm->cols);
         if (g->reuse) mm->bps = TFB__STAGE * TFB__PANEL;
         mm->reuse = g->reuse;
         mm->b = t->panels + t->used;
@@ -7292,7 +7293,7 @@ static void tfb__gemm_plan(tfb__gemm *g, tfb_idx batches, tfb_idx workers) {
                   g->w.stride[b] == 1 &&
                   (g->reuse ||
                    tfb__size_mul(4 * (size_t)g->K, tfb__stride_abs(ks)) <= TFB__IN_PLACE);
-    g->width = (g->task_cols + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    g->width = TFB__PANEL_COUNT(g->task_cols) * TFB__PANEL;
     if (g->gate) g->width = 2 * (g->width + TFB__PANEL);
 }
 
@@ -7446,7 +7447,7 @@ static int tfb__linear_tiny(tfb_ctx *ctx, const tfb_tensor *x, const tfb_tensor 
     tfb_idx panels;
     if (!w || !tfb__is_tiny(w) || !tfb__tiny(&mm, ctx, x, y)) return 0;
     if (w->shape[1] != mm.k || w->shape[0] != mm.cols || !tfb__is_apart(y, w)) return 0;
-    panels = (mm.cols + TFB__PANEL - 1) / TFB__PANEL;
+    panels = TFB__PANEL_COUNT(mm.cols);
     mm.staged = 1;
     mm.reuse = mm.rows <= TFB__SKINNY;
     if (mm.reuse) mm.bps = TFB__PANEL * TFB__STAGE;
@@ -7531,7 +7532,7 @@ TFB_API tfb_status tfb_matmul(tfb_ctx *ctx, const tfb_tensor *a, const tfb_tenso
 TFB_API size_t tfb_pack_bytes(tfb_idx n, tfb_idx k, tfb_dtype dtype) {
     size_t rows, bytes;
     if (n < 0 || k < 0 || (unsigned)dtype > (unsigned)TFB_BF16) return 0;
-    rows = ((size_t)n + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    rows = TFB__PANEL_COUNT((size_t)n) * TFB__PANEL;
     bytes = tfb__size_mul(tfb__size_mul(rows, (size_t)k), tfb_dtype_size(dtype));
     bytes = tfb__size_add(bytes, TFB__PACK_HEADER);
     return bytes < (size_t)-1 / 2 ? bytes : 0;
@@ -8737,7 +8738,7 @@ static size_t tfb__attn_carve(const tfb__attn *a, char *memory, tfb__attn_state 
     size_t used = tfb__round64(
         tfb__size_add(tfb__size_mul(a->part_bytes, 2), 2 * sizeof(tfb__attn_item)));
     memset((void *)w, 0, sizeof *w);
-    w->width = (a->Dv + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL;
+    w->width = TFB__PANEL_COUNT(a->Dv) * TFB__PANEL;
 #define TFB__CARVE(field, type, count, each)                                             \
     w->field = (type *)(void *)(memory ? memory + used : NULL);                          \
     used = tfb__size_add(                                                                \
@@ -8769,7 +8770,7 @@ static size_t tfb__attn_carve(const tfb__attn *a, char *memory, tfb__attn_state 
 
 static size_t tfb__attn_part_bytes(const tfb__attn *a) {
     const size_t R = (size_t)((a->room + 15) / 16 * 16);
-    const size_t width = (size_t)((a->Dv + TFB__PANEL - 1) / TFB__PANEL * TFB__PANEL);
+    const size_t width = (size_t)(TFB__PANEL_COUNT(a->Dv) * TFB__PANEL);
     return tfb__size_mul(tfb__size_mul(R, tfb__size_add(width, 2)), sizeof(float));
 }
 
@@ -12327,7 +12328,7 @@ static int tfb__scan_gaps(const tfb_tensor *t) { /* or no memory at all */
 }
 
 static size_t tfb__scan_carve(const tfb__scan_call *s, char *memory, tfb__scan_room *m) {
-    const tfb_idx N = s->b.shape[3], all = (N + TFB__PANEL - 1) / TFB__PANEL * s->rows;
+    const tfb_idx N = s->b.shape[3], all = TFB__PANEL_COUNT(N) * s->rows;
     size_t used = 0;
     m->a = tfb__panels(memory, &used, TFB__SCAN_PANELS, s->one ? 1 : N);
     m->d = tfb__panels(memory, &used, TFB__SCAN_PANELS, 1);
@@ -13022,6 +13023,8 @@ typedef struct tfb__long_call {
     tfb_tensor x, k, y, shortcut; /* [B, n0, n1, n2, C]; shortcut: ndim 0 if absent */
     tfb_idx n[3], taps[3], origin[3], places, all_taps;
     int circular[3], fft; /* fft -1: asked for, but there are too many places */
+    tfb_idx panels;       /* of 16 channels */
+    tfb_idx kernels;      /* one, or one a sample */
     tfb_idx groups;       /* of samples: so many tasks are there for a panel */
     tfb__fft_grid grid;
     char *kept; /* tables and spectra of kernels, or NULL */
@@ -13142,33 +13145,50 @@ static void tfb__long_outputs(const tfb__long_call *s, const tfb__long_room *m,
     tfb__long_flush(s, t, 1);
 }
 
-/* Some outputs of a row of the last axis, from place at[2] on, n channels from c on. */
-static void tfb__long_rows(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
-                           tfb_idx *at, tfb_idx rows, tfb_idx c, tfb_idx n) {
-    const tfb_idx *st = s->y.stride, first = at[2];
-    const float *x = m->x + ((at[0] * s->n[1] + at[1]) * s->n[2] + first) * TFB__PANEL;
+/* y += shortcut x, if there is one. */
+static void tfb__long_shortcut(const tfb__long_call *s, const tfb__long_room *m,
+                               const float *x, float *y, tfb_idx rows) {
     tfb_idx i, l;
+    for (i = 0; s->shortcut.ndim && i < rows * TFB__PANEL; i += TFB__PANEL)
+        for (l = 0; l < TFB__PANEL; l++)
+            y[i + l] = TFB__FMA(m->shortcut[l], x[i + l], y[i + l]);
+}
+
+/* Some outputs of a row of the last axis, from place at[2] on, into m->y; moves at[2]. */
+static void tfb__long_sums(const tfb__long_call *s, const tfb__long_room *m, tfb_idx *at,
+                           tfb_idx rows) {
+    const tfb_idx first = at[2];
+    const float *x = m->x + ((at[0] * s->n[1] + at[1]) * s->n[2] + first) * TFB__PANEL;
+    tfb_idx i;
     for (i = 0; i < rows; i += m->taps->outputs) {
         at[2] = first + i;
         m->taps->outputs = (int)TFB__MIN(TFB__TAP_OUTPUTS, rows - i);
         m->taps->sum = m->y + i * TFB__PANEL;
         tfb__long_outputs(s, m, at);
     }
-    for (i = 0; s->shortcut.ndim && i < rows * TFB__PANEL; i += TFB__PANEL)
-        for (l = 0; l < TFB__PANEL; l++)
-            m->y[i + l] = TFB__FMA(m->shortcut[l], x[i + l], m->y[i + l]);
-    tfb__panel_out(s->isa, m->y, rows, n,
-                   (float *)s->y.data + b * st[0] + at[0] * st[1] + at[1] * st[2] +
-                       first * st[3] + c * st[4],
-                   st[4], st[3], m->turned);
+    tfb__long_shortcut(s, m, x, m->y, rows);
+}
+
+/* The same to y, n channels from c on. */
+static void tfb__long_rows(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
+                           tfb_idx *at, tfb_idx rows, tfb_idx c, tfb_idx n) {
+    const tfb_idx *st = s->y.stride;
+    float *y = (float *)s->y.data + b * st[0] + at[0] * st[1] + at[1] * st[2] +
+               at[2] * st[3] + c * st[4];
+    tfb__long_sums(s, m, at, rows);
+    tfb__panel_out(s->isa, m->y, rows, n, y, st[4], st[3], m->turned);
+}
+
+static void tfb__long_taps(const tfb__long_call *s, const tfb__long_room *m) {
+    m->taps->taps = s->taps[2];
+    m->taps->block = m->block;
+    memset((void *)m->block, 0, TFB__TAP_OUTPUTS * TFB__PANEL * sizeof *m->block);
 }
 
 static void tfb__long_direct(const tfb__long_call *s, const tfb__long_room *m, tfb_idx b,
                              tfb_idx c, tfb_idx n) {
     tfb_idx at[3];
-    m->taps->taps = s->taps[2];
-    m->taps->block = m->block;
-    memset((void *)m->block, 0, TFB__TAP_OUTPUTS * TFB__PANEL * sizeof *m->block);
+    tfb__long_taps(s, m);
     for (at[0] = 0; at[0] < s->n[0]; at[0]++)
         for (at[1] = 0; at[1] < s->n[1]; at[1]++) {
             tfb_idx i;
@@ -13278,14 +13298,12 @@ static void tfb__long_out(const tfb__long_call *s, const tfb__long_room *m, tfb_
     const tfb_idx *xs = s->x.stride, *ys = s->y.stride;
     const float *x = (const float *)s->x.data + b * xs[0] + i0 * xs[1] + i1 * xs[2];
     float *y = (float *)s->y.data + b * ys[0] + i0 * ys[1] + i1 * ys[2] + c * ys[4];
-    tfb_idx i, j, l, rows;
+    tfb_idx i, rows;
     for (i = 0; i < s->n[2]; i += rows, z += rows * TFB__PANEL) {
         rows = TFB__MIN(TFB__LONG_ROWS, s->n[2] - i);
         if (s->shortcut.ndim)
             tfb__panel_in(s->isa, x + i * xs[3] + c * xs[4], xs[4], xs[3], rows, n, m->y);
-        for (j = 0; s->shortcut.ndim && j < rows * TFB__PANEL; j += TFB__PANEL)
-            for (l = 0; l < TFB__PANEL; l++)
-                z[j + l] = TFB__FMA(m->shortcut[l], m->y[j + l], z[j + l]);
+        tfb__long_shortcut(s, m, m->y, z, rows);
         tfb__panel_out(s->isa, z, rows, n, y + i * ys[3], ys[4], ys[3], m->turned);
     }
 }
@@ -13311,8 +13329,7 @@ static void tfb__long_inverse(const tfb__long_call *s, const tfb__long_room *m, 
 
 /* The spectrum of a kernel: of sample b, or of all. */
 static float *tfb__long_kept(const tfb__long_call *s, tfb_idx b, tfb_idx c) {
-    const tfb_idx kernels = s->k.stride[0] ? s->x.shape[0] : 1;
-    const tfb_idx i = c / TFB__PANEL * kernels + (kernels > 1 ? b : 0);
+    const tfb_idx i = c / TFB__PANEL * s->kernels + (s->kernels > 1 ? b : 0);
     return (float *)(void *)(s->kept + s->grid.table_bytes +
                              s->grid.spectrum_bytes * (size_t)i);
 }
@@ -13358,8 +13375,7 @@ static void tfb__long_task(void *arg, tfb_idx task, int worker) {
 /* Fills one spectrum of s->kept. */
 static void tfb__long_keep_task(void *arg, tfb_idx task, int worker) {
     const tfb__long_call *s = (const tfb__long_call *)arg;
-    const tfb_idx kernels = s->k.stride[0] ? s->x.shape[0] : 1;
-    const tfb_idx c = task / kernels * TFB__PANEL, b = task % kernels;
+    const tfb_idx c = task / s->kernels * TFB__PANEL, b = task % s->kernels;
     tfb__long_room m;
     tfb__long_carve(s, s->scratch + s->worker_bytes * (size_t)worker, &m);
     tfb__long_keep_one(s, &m, b, c, TFB__MIN(TFB__PANEL, s->x.shape[4] - c),
@@ -13549,7 +13565,6 @@ static void tfb__long_resolve(const tfb_ctx *ctx, const tfb_tensor *x,
                               const tfb_tensor *k, const tfb_long_conv_opts *o,
                               const tfb_tensor *y, tfb__long_call *s) {
     const int axes = x->ndim - 2;
-    tfb_idx panels;
     int i;
     memset((void *)s, 0, sizeof *s);
     s->isa = ctx->isa;
@@ -13570,8 +13585,9 @@ static void tfb__long_resolve(const tfb_ctx *ctx, const tfb_tensor *x,
     for (i = 0; i < 3; i++) s->taps[i] = s->k.shape[i + 1];
     s->places = s->n[0] * s->n[1] * s->n[2];
     s->all_taps = s->taps[0] * s->taps[1] * s->taps[2];
-    panels = (s->x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
-    s->groups = (tfb__workers(ctx) + panels - 1) / panels;
+    s->panels = TFB__PANEL_COUNT(s->x.shape[4]);
+    s->kernels = s->k.stride[0] ? s->x.shape[0] : 1;
+    s->groups = (tfb__workers(ctx) + s->panels - 1) / s->panels;
     s->groups = TFB__MIN(s->groups, s->x.shape[0]);
     if (o->method == TFB_CONV_DIRECT) return;
     for (i = 0; i < 3; i++) tfb__long_axis(s, i);
@@ -13590,13 +13606,11 @@ static tfb_status tfb__long_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *
     tfb__long_room m;
     tfb__mark mark;
     tfb_status status;
-    tfb_idx panels;
     char *tables;
     tfb__long_resolve(ctx, x, k, o, y, &s);
     TFB__REQUIRE(s.fft >= 0, ctx, TFB_ERR_RANGE, "%s: too many places for transforms",
                  fn);
     if (s.fft) s.kept = (char *)kept;
-    panels = (s.x.shape[4] + TFB__PANEL - 1) / TFB__PANEL;
     s.worker_bytes = tfb__long_carve(&s, NULL, &m);
     mark = tfb__scratch_begin(ctx);
     tables = (char *)tfb__take(ctx, s.fft && !kept, s.grid.table_bytes);
@@ -13606,10 +13620,8 @@ static tfb_status tfb__long_run(tfb_ctx *ctx, const char *fn, const tfb_tensor *
         tfb__long_carve(&s, s.scratch, &m);
         if (s.fft) tfb__long_tables(&s.grid, kept ? s.kept : tables);
         if (s.fft && (keep || !kept)) tfb__long_fill(&s, m.chirp);
-        if (keep)
-            tfb__parallel(ctx, panels * (s.k.stride[0] ? s.x.shape[0] : 1),
-                          tfb__long_keep_task, &s);
-        else tfb__parallel(ctx, panels * s.groups, tfb__long_task, &s);
+        if (keep) tfb__parallel(ctx, s.panels * s.kernels, tfb__long_keep_task, &s);
+        else tfb__parallel(ctx, s.panels * s.groups, tfb__long_task, &s);
     }
     return tfb__scratch_end(ctx, mark, status);
 }
@@ -13633,13 +13645,12 @@ static size_t tfb__long_conv_keep_bytes(const tfb_ctx *ctx, const tfb_tensor *x,
                                         const tfb_tensor *k,
                                         const tfb_long_conv_opts *o) {
     tfb__long_call s;
-    size_t kernels;
+    size_t spectra;
     tfb__long_resolve(ctx, x, k, o, x, &s);
     if (s.fft <= 0) return 0;
-    kernels = (size_t)((s.x.shape[4] + TFB__PANEL - 1) / TFB__PANEL);
-    if (s.k.stride[0]) kernels = tfb__size_mul(kernels, (size_t)s.x.shape[0]);
+    spectra = tfb__size_mul((size_t)s.panels, (size_t)s.kernels);
     return tfb__size_add(s.grid.table_bytes,
-                         tfb__size_mul(kernels, s.grid.spectrum_bytes));
+                         tfb__size_mul(spectra, s.grid.spectrum_bytes));
 }
 
 /* Fills kept; of x only the shape is read. */
@@ -16174,22 +16185,6 @@ static void tfb__ckconv_past(const tfb__ckconv_job *j, tfb_idx b, tfb_idx c, tfb
     tfb__from_little(panel, all * TFB__PANEL);
 }
 
-/* Some outputs from place t on of all rows so far, into m->y. */
-static void tfb__ckconv_sums(const tfb__long_call *s, const tfb__long_room *m, tfb_idx t,
-                             tfb_idx rows) {
-    const float *x = m->x + t * TFB__PANEL;
-    tfb_idx at[3] = TFB_INIT, i, l;
-    for (i = 0; i < rows; i += m->taps->outputs) {
-        at[2] = t + i;
-        m->taps->outputs = (int)TFB__MIN(TFB__TAP_OUTPUTS, rows - i);
-        m->taps->sum = m->y + i * TFB__PANEL;
-        tfb__long_outputs(s, m, at);
-    }
-    for (i = 0; s->shortcut.ndim && i < rows * TFB__PANEL; i += TFB__PANEL)
-        for (l = 0; l < TFB__PANEL; l++)
-            m->y[i + l] = TFB__FMA(m->shortcut[l], x[i + l], m->y[i + l]);
-}
-
 static void tfb__ckconv_task(void *arg, tfb_idx task, int worker) {
     const tfb__ckconv_job *j = (const tfb__ckconv_job *)arg;
     const tfb__long_call *s = &j->s;
@@ -16201,12 +16196,12 @@ static void tfb__ckconv_task(void *arg, tfb_idx task, int worker) {
     tfb__panel_of(s->isa, &s->shortcut, 0, c, n, m.shortcut);
     tfb__long_in(s, &s->k, b, c, n, m.k);
     tfb__ckconv_past(j, j->b + b, j->c + c, n, m.x);
-    m.taps->taps = s->taps[2];
-    m.taps->block = m.block;
-    memset((void *)m.block, 0, TFB__TAP_OUTPUTS * TFB__PANEL * sizeof *m.block);
+    tfb__long_taps(s, &m);
     for (t = 0; t < T; t += rows) {
+        tfb_idx at[3] = TFB_INIT;
+        at[2] = j->t + t;
         rows = TFB__MIN(TFB__LONG_ROWS, T - t);
-        tfb__ckconv_sums(s, &m, j->t + t, rows);
+        tfb__long_sums(s, &m, at, rows);
         tfb__panel_out(s->isa, m.y, rows, n,
                        (float *)s->y.data + b * s->y.stride[0] + t * s->y.stride[3] +
                            c * s->y.stride[4],
@@ -16255,8 +16250,7 @@ static tfb_status tfb__ckconv_next(tfb_ctx *ctx, const tfb__ckconv_run *r,
     j.s.scratch = (char *)tfb__take(ctx, tfb__workers(ctx), j.s.worker_bytes);
     status = tfb__scratch_ready(ctx, "ckconv mixer");
     if (status == TFB_OK && !ctx->measuring)
-        tfb__parallel(ctx, y->shape[0] * ((C + TFB__PANEL - 1) / TFB__PANEL),
-                      tfb__ckconv_task, &j);
+        tfb__parallel(ctx, y->shape[0] * TFB__PANEL_COUNT(C), tfb__ckconv_task, &j);
     return tfb__scratch_end(ctx, mark, status);
 }
 

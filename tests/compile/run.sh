@@ -131,9 +131,8 @@ combinations() {
     awk -v seed="$seed" -v names="$(echo $switches)" '
     function pick(n) { seed = (seed * 16807) % 2147483647; return int(seed / 64) % n }
     BEGIN {
-        kinds = split("gcc -std=c99|gcc -std=c11|gcc -std=gnu17|clang-14 -std=c99|" \
-            "clang-14 -std=c11|clang-19 -std=c99|clang-19 -std=c23|tcc -std=c99|" \
-            "g++ -std=c++11|g++ -std=c++17|clang++-14 -std=c++14|clang++-19 -std=c++20",
+        kinds = split("gcc -std=c99|gcc -std=gnu17|clang-14 -std=c11|clang-19 -std=c23|" \
+            "tcc -std=c99|g++ -std=c++11|clang++-14 -std=c++14|clang++-19 -std=c++20",
             kind, "|")
         levels = split("-O0 -O0 -O1 -Os -O2", level, " ")
         n = split(names, name, " ")

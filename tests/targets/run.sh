@@ -71,8 +71,12 @@ emulate() {
     *node) set -- $how --no-warnings $wasi $here/wasi.mjs "$@" ;;
     *) set -- $how "$@" ;;
     esac
-    timeout 300 env TFB_TEST_ISA="$table" TFB_TEST_QUICK="$quick" "$@" >"$work/raw" 2>&1
-    status=$?
+    for _ in once again; do # wine loses its server now and then
+        timeout 300 env TFB_TEST_ISA="$table" TFB_TEST_QUICK="$quick" "$@" \
+            >"$work/raw" 2>&1
+        status=$?
+        grep -q '^wine client error' "$work/raw" || break
+    done
     tr -d '\r' <"$work/raw" >"$work/log"
     return $status
 }
