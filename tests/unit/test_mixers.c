@@ -879,6 +879,7 @@ static void flops_are_integers(void) {
     t_ctx(&ctx, NULL);
     for (i = 0; i < COUNT(cases); i++) {
         int64_t got;
+        tfb_qkv grown;
         rig r;
         rig_new(&ctx, &r, &kinds[cases[i].kind]);
         got = tfb_qkv_flops(&r.block, cases[i].n, cases[i].axes, i & 1);
@@ -892,6 +893,9 @@ static void flops_are_integers(void) {
                   tfb_qkv_flops(&r.block, far, 3, 0) == -1,
               "a wrong argument");
         CHECK(r.core || tfb_qkv_flops(&r.block, many, 2, 0) == -1, "too many tokens");
+        grown = r.block;
+        grown.channels = 1 << 20;
+        CHECK(tfb_qkv_flops(&grown, many, 2, 0) == -1, "too many of both");
         r.block.mixer.ops = NULL;
         CHECK(tfb_qkv_flops(&r.block, bad, 1, 0) == -1, "no mixer");
         rig_free(&r);
